@@ -1,0 +1,58 @@
+"""Files that hold the old text or the new one, never half of it; and JSON that any reader takes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` so that a reader, or a crash, finds the old file or the new one.
+
+    The text is on the disk before it takes the old one's place.
+    """
+    # A plain name beside the target, not a NamedTemporaryFile: that one is private to its owner,
+    # and what a run leaves is for the group to read as its umask says.
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with staged.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_json_atomically(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON; see `write_text_atomically` and `to_json`."""
+    write_text_atomically(path, to_json(value, indent=2) + "\n")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """``value`` as JSON. NaN and infinities, which JSON does not have, become null."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last: the entry of a file is in its folder, which has a cache of its own."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,99 @@
+"""What every command does around its work: parse, run, say what went wrong once, exit code.
+
+Exit codes: 0 done, 1 failure, 2 usage or bad input. Imports no torch, so that a mistyped key is
+answered in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from tl.errors import OnOneProcessError, UserError
+
+DONE, FAILURE, BAD_INPUT = 0, 1, 2
+
+
+def is_main_process() -> bool:
+    """Whether this process is the first of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def exit_code_of(error: BaseException) -> int:
+    """What a command ends with because of ``error``."""
+    return BAD_INPUT if isinstance(error, UserError) else FAILURE
+
+
+def exit_code(command: Callable[[], object]) -> int:
+    """Run ``command`` and turn how it ends into an exit code and, at most, one message.
+
+    A mistake of the user is found by all processes alike, and said by the main one alone. Anything
+    else is said by the process that it happened to, with its rank and a traceback.
+    """
+    try:
+        command()
+    except UserError as error:
+        if is_main_process() or isinstance(error, OnOneProcessError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return exit_code_of(error)
+    except KeyboardInterrupt:
+        if is_main_process():
+            print("interrupted", file=sys.stderr, flush=True)
+        return FAILURE
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except Exception as error:
+        rank = os.environ.get("RANK")
+        place = f" on rank {rank}" if rank is not None else ""
+        traceback.print_exc()
+        print(f"error{place}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return exit_code_of(error)
+    return DONE
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse that says a usage error from the main process alone."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        if is_main_process():
+            self.print_usage(sys.stderr)
+            print(f"error: {message}", file=sys.stderr, flush=True)
+        raise SystemExit(BAD_INPUT)
+
+    def print_help(self, file: object = None) -> None:
+        if is_main_process():
+            super().print_help(file)  # type: ignore[arg-type]
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number, ``least`` or more."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least} or more")
+        return int(text)
+
+    return parse
+
+
+def split_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Tell the CONFIG.yaml, if there is one, from the key.path=value arguments.
+
+    A path may hold a ``=`` after a slash, as in ``runs/lr=0.1/config.yaml``; a key has no slash.
+
+    Raises:
+        UserError: more than one config.
+    """
+    overrides = [a for a in arguments if "=" in a and "/" not in a.partition("=")[0]]
+    files = [argument for argument in arguments if argument not in overrides]
+    if len(files) > 1:
+        raise UserError(
+            f"{' and '.join(files)}: one config at a time, other arguments are key.path=value"
+        )
+    return (files[0] if files else None), overrides

@@ -1,0 +1,74 @@
+"""From the short name of a strategy to the list of phases that it stands for.
+
+A strategy is a function of its argument and of the top-level training keys. It returns the
+phases as plain dictionaries that hold only what differs from those keys:
+
+    strategy: last_stages(2)    ->    phases: [{name: last_stages, train: last_stages(2)}]
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+from tl.config import Training
+from tl.errors import UserError, unknown
+
+PartialPhase = dict[str, Any]
+Strategy = Callable[[str | None, Training], list[PartialPhase]]
+
+
+def parse_call(text: str, what: str) -> tuple[str, str | None]:
+    """Split ``"last_stages(2)"`` into ``("last_stages", "2")``; ``"head"`` into ``("head", None)``.
+
+    The argument is kept as it stands, so that a regular expression needs no quoting.
+    """
+    match = re.fullmatch(r"\s*([\w.:]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+    if match is None:
+        raise UserError(f"{what} {text!r} is neither a name nor name(argument)")
+    name, argument = match.groups()
+    return name, None if argument is None else argument.strip()
+
+
+def load_object(reference: str, what: str) -> Any:
+    """Import ``package.module:name``, the way to name code that lives outside this project."""
+    module, _, name = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{what} {reference!r} cannot be imported: {error}. It must be package.module:name, "
+            "and the package must be installed or on PYTHONPATH."
+        ) from error
+
+
+def one_phase(train: str) -> Strategy:
+    """A strategy of one phase, which trains what the freezing strategy of its name selects."""
+
+    def strategy(argument: str | None, training: Training) -> list[PartialPhase]:
+        del training
+        return [{"name": train, "train": train if argument is None else f"{train}({argument})"}]
+
+    return strategy
+
+
+STRATEGIES: dict[str, Strategy] = {
+    name: one_phase(name)
+    for name in ("full", "head", "last_stages", "from_stage", "regex", "norm", "bias")
+}
+
+
+def expand(strategy: str, training: Training) -> list[PartialPhase]:
+    """The phases of a strategy, each holding only what differs from the top-level keys.
+
+    Raises:
+        UserError: no such strategy; the nearest is offered.
+    """
+    name, argument = parse_call(strategy, "strategy")
+    if ":" in name:
+        return load_object(name, "strategy")(argument, training)
+    if name not in STRATEGIES:
+        raise unknown("strategy", name, STRATEGIES)
+    return STRATEGIES[name](argument, training)

@@ -1,0 +1,163 @@
+"""YAML as a config needs it: safe, YAML 1.2 scalars, no equal keys, and the line of every value.
+
+PyYAML follows YAML 1.1, where ``1e-3`` is a string, ``no`` is false, ``010`` is 8, ``1:30`` is 90
+and the last of two equal keys wins in silence. Here ``1e-3`` is a number, ``no`` is the word that
+`mixed_precision` takes, and two equal keys are an error. Nothing is executed: only the plain
+types null, bool, int, float, str, list and dict can come out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import yaml
+
+from tl.errors import UserError
+
+KeyPath = tuple[str | int, ...]
+
+_NULL = re.compile(r"~|null|Null|NULL|")
+_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_DIGITS = r"[0-9](?:_?[0-9])*"
+_INT = re.compile(rf"[-+]?{_DIGITS}")
+_FLOAT = re.compile(
+    rf"[-+]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
+_DEEPEST = 32
+_MOST = 100_000
+# Stands for "without quotes, without a tag"; what it is worth is decided by `_plain`.
+_UNTAGGED = "untagged"
+_STR, _SEQUENCE, _MAPPING = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
+
+
+def _plain(text: str) -> Any:
+    """The value of a scalar that stands without quotes (YAML 1.2 core schema)."""
+    if _NULL.fullmatch(text):
+        return None
+    if _BOOL.fullmatch(text):
+        return text.lower() == "true"
+    if _INT.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
+    return text
+
+
+def _convert(
+    node: yaml.Node, path: KeyPath, source: str, origins: dict[KeyPath, str], depth: int
+) -> Any:
+    where = f"{source}:{node.start_mark.line + 1}"
+    if depth > _DEEPEST:
+        raise UserError(f"{where}: nested more than {_DEEPEST} deep, or an alias of itself")
+    if len(origins) >= _MOST:
+        raise UserError(f"{where}: more than {_MOST} values, with what the aliases stand for")
+    _refuse_tag(node, where)
+    origins[path] = where
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = f"{source}:{key_node.start_mark.line + 1}"
+            key = key_node.value
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise UserError(f"{line}: a key must be a word")
+            _refuse_tag(key_node, line)
+            if key == "<<" and key_node.tag == _UNTAGGED:
+                raise UserError(f"{line}: merge keys (<<) are not supported, write the keys out")
+            if key in result:
+                raise UserError(f"{line}: the key {key!r} stands here a second time, remove one")
+            result[key] = _convert(value_node, (*path, key), source, origins, depth + 1)
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [
+            _convert(item, (*path, i), source, origins, depth + 1)
+            for i, item in enumerate(node.value)
+        ]
+    try:
+        return _plain(node.value) if node.tag == _UNTAGGED else node.value
+    except ValueError:  # Python refuses to read an integer of thousands of digits
+        raise UserError(f"{where}: a number of {len(node.value)} digits is too long") from None
+
+
+def _refuse_tag(node: yaml.Node, where: str) -> None:
+    if node.tag not in (_UNTAGGED, _STR, _SEQUENCE, _MAPPING):
+        raise UserError(f"{where}: the tag {node.tag!r} is not allowed, plain values only")
+
+
+class _Loader(yaml.SafeLoader):
+    """Marks scalars without quotes, in place of guessing their types by YAML 1.1."""
+
+    yaml_implicit_resolvers = {None: [(_UNTAGGED, re.compile(""))]}  # noqa: RUF012 - PyYAML's own
+
+
+def load(text: str, source: str) -> tuple[Any, dict[KeyPath, str]]:
+    """Parse YAML.
+
+    Returns the value, and for the path of each key and item the place it came from as
+    ``source:line``.
+
+    Raises:
+        UserError: broken syntax, equal keys, tags, merge keys or more than one document.
+    """
+    origins: dict[KeyPath, str] = {}
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except RecursionError:
+        raise UserError(f"{source}: nested more than {_DEEPEST} deep") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{source}:{mark.line + 1}" if mark else source
+        raise UserError(f"{place}: not YAML: {getattr(error, 'problem', error)}") from None
+    if node is None:
+        return None, origins
+    return _convert(node, (), source, origins, 0), origins
+
+
+def dump(value: Any) -> str:
+    """YAML text that `load` reads back as the same value, keys in their order."""
+    return yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False
+    )
+
+
+def dump_inline(value: Any) -> str:
+    """The same on one line, for a scalar or a list of them."""
+    items = yaml.dump(
+        [value], Dumper=_Dumper, allow_unicode=True, default_flow_style=True, width=math.inf
+    )
+    return items.strip()[1:-1]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever a reader of either YAML version would not take for a string."""
+
+
+def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    style = None
+    if text.splitlines() not in ([], [text]):
+        style = '"'  # which keeps it on one line
+    elif _INT.fullmatch(text) or not isinstance(_plain(text), str):
+        style = "'"
+    return dumper.represent_scalar(_STR, text, style=style)
+
+
+def _represent_float(dumper: yaml.SafeDumper, number: float) -> yaml.Node:
+    # PyYAML's own writes 1e-05 without a dot only to read it back as a string.
+    if not math.isfinite(number):
+        return yaml.SafeDumper.represent_float(dumper, number)
+    text = repr(number)
+    if "e" in text and "." not in text:
+        text = text.replace("e", ".0e")
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+_Dumper.add_representer(str, _represent_str)
+_Dumper.add_representer(float, _represent_float)
+_Dumper.add_representer(
+    list,
+    lambda dumper, items: dumper.represent_sequence(
+        "tag:yaml.org,2002:seq", items, flow_style=not any(isinstance(i, dict) for i in items)
+    ),
+)
