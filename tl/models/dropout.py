@@ -1,0 +1,107 @@
+"""Dropout whose mask belongs to the image, not to the process.
+
+PyTorch draws dropout masks from a generator of each process, so the same image is dropped
+differently on one process and on two. Here the mask is a function of the image's own key, which
+the training loop makes from (seed, step, id of the image): the same on any number of processes,
+for any cut into micro-batches, on a CPU and on a GPU, and after a resume, without a saved state.
+
+The bits are SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) of key, layer and place.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # as a signed 64-bit integer, and so below
+_FIRST = 0xBF58476D1CE4E5B9 - 2**64
+_SECOND = 0x94D049BB133111EB - 2**64
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Logical shift to the right; that of a signed tensor is arithmetic."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(z: Tensor) -> Tensor:
+    """SplitMix64's finalizer: int64 in, int64 that look random out, one for one."""
+    z = (z ^ _shift(z, 30)) * _FIRST
+    z = (z ^ _shift(z, 27)) * _SECOND
+    return z ^ _shift(z, 31)
+
+
+def image_keys(seed: int, step: int, ids: Tensor) -> Tensor:
+    """The key of each image in one step: int64 (N,) from ids (N,) int64."""
+    base = mix(torch.tensor([seed])) + step
+    return mix(mix(base).to(ids.device) + ids * _GOLDEN)
+
+
+class Draws:
+    """Where a network's dropout layers find the keys of the images that go through it."""
+
+    def __init__(self) -> None:
+        self.keys: Tensor | None = None
+        """int64 (N,), or None: dropout then draws from torch's generator as usual."""
+
+    def uniform(self, layer: int, shape: torch.Size) -> Tensor:
+        """Numbers in [0, 1) of ``shape`` (N, …): row i is a function of key i and the layer."""
+        assert self.keys is not None
+        assert len(self.keys) == shape[0], "a key for each image"
+        keys = mix(self.keys + layer)
+        places = torch.arange(shape[1:].numel(), device=keys.device)
+        bits = mix(keys[:, None] + (places + 1) * _GOLDEN)
+        # The 24 highest bits: as many as a float32 holds exactly.
+        return (_shift(bits, 40).to(torch.float32) / 2**24).view(shape)
+
+
+class ImageDropout(nn.Module):
+    """Dropout (Srivastava et al., JMLR 2014) with a mask from the images' keys.
+
+    With ``rows`` one draw decides over all of an image, as in stochastic depth (Huang et al.,
+    ECCV 2016). What is kept is scaled by 1 / (1 - p).
+    """
+
+    def __init__(self, p: float, rows: bool, draws: Draws, layer: int) -> None:
+        super().__init__()
+        self.p, self.rows, self.draws, self.layer = p, rows, draws, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        shape = torch.Size([len(x), *[1] * (x.dim() - 1)]) if self.rows else x.shape
+        if self.draws.keys is None:
+            return x * F.dropout(torch.ones(shape, device=x.device, dtype=x.dtype), self.p)
+        kept = self.draws.uniform(self.layer, shape) >= self.p
+        return x * (kept.to(x.dtype) / (1 - self.p) if self.p < 1 else kept.to(x.dtype))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, rows={self.rows}"
+
+
+def give_images_their_own(model: nn.Module) -> Draws:
+    """Put `ImageDropout` in the place of every dropout and stochastic-depth layer of ``model``.
+
+    They have no parameters, so no name changes.
+    """
+    draws = Draws()
+    layer = 0
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            p, rows = _drop_of(child)
+            if p is not None:
+                layer += 1
+                setattr(module, name, ImageDropout(p, rows, draws, layer))
+    return draws
+
+
+def _drop_of(module: nn.Module) -> tuple[float | None, bool]:
+    """Probability, and whether one draw decides over all of an image; None: no dropout layer."""
+    if type(module) is nn.Dropout:
+        return module.p, False
+    if isinstance(module, StochasticDepth) and module.mode == "row":
+        return module.p, True
+    if type(module).__name__ == "DropPath" and getattr(module, "scale_by_keep", False):  # timm
+        return module.drop_prob, True
+    return None, False

@@ -1,0 +1,109 @@
+"""A network together with its stages: what is trained, frozen, cut and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from tl.models.dropout import give_images_their_own
+from tl.models.stages import Stage, owner, run, run_stage
+
+
+class Network(nn.Module):
+    """A classification network, run stage by stage.
+
+    ``model`` is the network of torchvision or timm, and parameter names everywhere in this project
+    are those of ``model``. ``architecture`` and ``arguments`` (of JSON) build it again.
+
+    Freezing sets two attributes. ``frozen_prefix`` is the number of leading stages in which nothing
+    trains: they run without autograd. ``eval_modules`` are names of submodules of ``model`` that
+    stay in eval mode, with all below them, whatever ``train()`` is called with: statistics of a
+    frozen BatchNorm do not move and frozen dropout does not fire.
+
+    Dropout is a function of the image where ``draws.keys`` says which images go through, see
+    ``tl.models.dropout``.
+
+    Every method that takes ``start`` takes images (N, 3, H, W) when it is 0, and else the output
+    of ``features(images, start)``: what a cache of a frozen prefix holds.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        architecture: str,
+        arguments: dict[str, Any],
+        stages: Sequence[Stage],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.architecture = architecture
+        self.arguments = arguments
+        self.stages = tuple(stages)
+        self.frozen_prefix = 0
+        self.eval_modules: frozenset[str] = frozenset()
+        self.draws = give_images_their_own(model)
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """Logits (N, C)."""
+        x = self._frozen(x, start, len(self.stages))
+        return run(self.stages[max(start, self.frozen_prefix) :], self.model, x)
+
+    def forward_with_aux(
+        self, x: Tensor, start: int = 0
+    ) -> tuple[Tensor, list[tuple[float, Tensor]]]:
+        """Logits (N, C), and weight and logits (N, C) of every auxiliary classifier that trains.
+
+        One trains if it is in training mode and has a parameter that requires a gradient; in eval
+        mode the list is empty.
+        """
+        x = self._frozen(x, start, len(self.stages))
+        auxiliary = []
+        # An auxiliary classifier's parameters belong to its stage, so none that trains hangs on a
+        # stage of the frozen prefix.
+        for stage in self.stages[max(start, self.frozen_prefix) :]:
+            x = run_stage(stage, self.model, x)
+            if stage.aux and self._trains(stage.aux.name):
+                auxiliary.append((stage.aux.weight, self.model.get_submodule(stage.aux.name)(x)))
+        return x, auxiliary
+
+    def features(self, x: Tensor, upto: int) -> Tensor:
+        """The output of the first ``upto`` stages for images ``x`` (N, 3, H, W)."""
+        if not 0 <= upto <= len(self.stages):
+            raise ValueError(f"upto is {upto}, but the network has {len(self.stages)} stages")
+        x = self._frozen(x, 0, upto)
+        return run(self.stages[min(self.frozen_prefix, upto) : upto], self.model, x)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all but ``eval_modules``, which stay in eval mode."""
+        super().train(mode)
+        for name in self.eval_modules:
+            self.model.get_submodule(name).eval()
+        return self
+
+    def stage_of(self, parameter_name: str) -> str:
+        """The stage a parameter or buffer of ``model`` belongs to; KeyError if there is none."""
+        return owner(self.stages, parameter_name)
+
+    def _frozen(self, x: Tensor, start: int, stop: int) -> Tensor:
+        with torch.no_grad():
+            return run(self.stages[start : min(self.frozen_prefix, stop)], self.model, x)
+
+    def _trains(self, module: str) -> bool:
+        submodule = self.model.get_submodule(module)
+        return submodule.training and any(p.requires_grad for p in submodule.parameters())
+
+
+def head_parameters(network: Network) -> frozenset[str]:
+    """Names of the parameters whose shape follows the number of classes.
+
+    They are the last stage's, and those of the final layers of auxiliary classifiers: all that a
+    new set of classes makes new.
+    """
+    heads = list(network.stages[-1].owns)
+    heads += [stage.aux.head for stage in network.stages if stage.aux]
+    names = (name for name, _ in network.model.named_parameters())
+    last = Stage("heads", (), tuple(heads))
+    return frozenset(name for name in names if last.owns_name(name))

@@ -1,0 +1,119 @@
+"""How an image becomes a network's input: what a network's weights were trained with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from torchvision.models import WeightsEnum
+
+from tl.errors import UserError
+from tl.models import published, timm_models, weight_files
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize the shorter edge, crop the centre, scale to [0, 1], subtract mean, divide by std."""
+
+    resize_size: int
+    crop_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    antialias: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: lists for tuples."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of ``to_dict``. Raises UserError for missing, unknown or wrong values."""
+        try:
+            made = cls(
+                **{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])},
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(f"preprocessing {dict(values)} is not complete: {error}") from error
+        numbers = (*made.mean, *made.std)
+        if (
+            not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
+            or len(made.mean) != len(made.std)
+            or not all(made.std)
+            or not all(isinstance(n, int) and n > 0 for n in (made.resize_size, made.crop_size))
+        ):
+            raise UserError(
+                f"preprocessing {dict(values)} is not valid: sizes are positive integers, and mean "
+                "and std equally many numbers, with no std of 0."
+            )
+        return made
+
+
+def preprocessing_of(architecture: str, weights: str | None) -> Preprocessing:
+    """The preprocessing that ``weights`` of ``architecture`` were trained with.
+
+    A run folder or model folder says so itself. For another file, and for None, it is that of the
+    architecture's DEFAULT weights. Source: the ``transforms()`` of torchvision's weights, and
+    timm's data config. Raises UserError for unknown names and a broken folder.
+    """
+    is_path = weights is not None and weight_files.looks_like_path(weights)
+    if weights is not None and is_path:
+        folder = weight_files.model_folder(Path(weights).expanduser())
+        if folder is not None:
+            return _of_folder(folder)
+    name = "DEFAULT" if weights is None or is_path else weights
+    if timm_models.is_timm(architecture):
+        return _of_timm(architecture)
+    return _of_torchvision(published.entry(architecture, name))
+
+
+def with_image_size(preprocessing: Preprocessing, size: int) -> Preprocessing:
+    """The same for images of ``size`` pixels; the resized edge keeps its ratio to the crop."""
+    if size < 1:
+        raise UserError(f"image_size is {size}: it must be at least 1.")
+    resize = round(size * preprocessing.resize_size / preprocessing.crop_size)
+    return dataclasses.replace(preprocessing, resize_size=resize, crop_size=size)
+
+
+def _of_torchvision(entry: WeightsEnum) -> Preprocessing:
+    t = entry.transforms()
+    return Preprocessing(
+        resize_size=t.resize_size[0],
+        crop_size=t.crop_size[0],
+        mean=tuple(t.mean),
+        std=tuple(t.std),
+        interpolation=t.interpolation.value,
+        # None means True for images since torchvision 0.17.
+        antialias=t.antialias is not False,
+    )
+
+
+def _of_timm(architecture: str) -> Preprocessing:
+    timm = timm_models.library(architecture)
+    config = timm.data.resolve_data_config(
+        pretrained_cfg=timm_models.pretrained_config(architecture)
+    )
+    crop = int(config["input_size"][-1])
+    return Preprocessing(
+        # As timm.data.create_transform computes it.
+        resize_size=math.floor(crop / config["crop_pct"]),
+        crop_size=crop,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+    )
+
+
+def _of_folder(folder: Path) -> Preprocessing:
+    config = folder / "config.json"
+    try:
+        values = json.loads(config.read_text("utf-8"))["preprocessing"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{config} does not say how images are prepared: {error!r}") from error
+    return Preprocessing.from_dict(values)

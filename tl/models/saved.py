@@ -1,0 +1,114 @@
+"""A model folder, all that predicting needs: ``config.json`` and ``model.safetensors``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from tl.errors import UserError
+from tl.models import weight_files, weights, zoo
+from tl.models.network import Network
+from tl.models.preprocessing import Preprocessing
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A network with what its outputs and inputs mean: class names in order, preprocessing."""
+
+    network: Network
+    classes: list[str]
+    preprocessing: Preprocessing
+
+
+def save(
+    network: Network, classes: Sequence[str], preprocessing: Preprocessing, folder: Path
+) -> None:
+    """Write a model folder; an existing one is replaced, each file in one step.
+
+    Tensors have the names that torchvision, or timm, gives them. Raises UserError if there are not
+    as many class names as classes.
+    """
+    _check_classes(classes, network.arguments, "the network to save")
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().contiguous() for k, v in network.model.state_dict().items()}
+    config = {
+        "format": FORMAT,
+        "architecture": network.architecture,
+        "arguments": network.arguments,
+        "classes": list(classes),
+        "preprocessing": preprocessing.to_dict(),
+    }
+    partial = folder / ".model.safetensors.partial"
+    save_file(state, partial)
+    _put(partial, folder / "model.safetensors")
+    partial = folder / ".config.json.partial"
+    partial.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    _put(partial, folder / "config.json")
+
+
+def load(folder: Path) -> SavedModel:
+    """Read a model folder, or the one in a run folder; the network is in eval mode, on the CPU.
+
+    Raises UserError if there is no model, if its format is another, or if its parts do not fit.
+    """
+    found = weight_files.model_folder(folder)
+    if found is None:
+        raise UserError(
+            f"{folder} holds no model: expected config.json and model.safetensors in it, or in "
+            f"{folder / 'model'}."
+        )
+    path = found / "config.json"
+    config = read_config(path)
+    _check_classes(config["classes"], config["arguments"], str(path))
+    network = zoo.rebuild(config["architecture"], config["arguments"])
+    state = weight_files.read(found / "model.safetensors")
+    weights.fit(network, state, str(found), keep_head=True)
+    preprocessing = Preprocessing.from_dict(config["preprocessing"])
+    return SavedModel(network.eval(), config["classes"], preprocessing)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _put(partial: Path, final: Path) -> None:
+    """Rename a file that is wholly on the disk: a reader sees the old one or the new one."""
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    partial.replace(final)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no JSON file: {error}") from error
+    version = config.get("format") if isinstance(config, dict) else None
+    if version != FORMAT:
+        raise UserError(
+            f"{path} has the format {version!r}, and this version reads {FORMAT}. "
+            "Use the version of this project that wrote it."
+        )
+    kinds = {"architecture": str, "arguments": dict, "classes": list, "preprocessing": dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]
+    if wrong:
+        raise UserError(f"{path} is not complete: {', '.join(wrong)} missing or of a wrong type.")
+    return config
+
+
+def _check_classes(classes: Sequence[str], arguments: dict[str, Any], where: str) -> None:
+    if len(classes) != arguments.get("num_classes"):
+        raise UserError(
+            f"{where} has {arguments.get('num_classes')} outputs, but {len(classes)} class names."
+        )

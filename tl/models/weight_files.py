@@ -1,0 +1,156 @@
+"""Reading a weights file without executing anything in it.
+
+A ``.pth`` file is a pickle, and loading a pickle can run any code. So files are read as
+safetensors, or with ``torch.load(weights_only=True)``, which knows tensors and containers and
+nothing else.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tl.errors import UserError
+
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
+
+# Where training scripts keep the weights among other things.
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+# What DistributedDataParallel and torch.compile put in front of every name.
+_PREFIXES = ("module.", "_orig_mod.")
+
+
+def looks_like_path(text: str) -> bool:
+    """Whether ``text`` names a file or folder: it exists, has a separator or a weights suffix."""
+    return (
+        "/" in text
+        or "\\" in text
+        or text.casefold().endswith(SUFFIXES)
+        or Path(text).expanduser().exists()
+    )
+
+
+def model_folder(path: Path) -> Path | None:
+    """The model folder that ``path`` is, holds as a run folder, or lies in as its weights file."""
+    for folder in (path / "model", path):
+        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+            return folder
+    if path.name == "model.safetensors" and (path.parent / "config.json").is_file():
+        return path.parent
+    return None
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a weights file by their names, on the CPU.
+
+    A dictionary under "state_dict", "model_state_dict" or "model" is unwrapped, and the prefixes of
+    DistributedDataParallel and torch.compile are dropped.
+
+    Raises UserError if the file is missing or empty, is no weights file, is a TorchScript archive,
+    or is a pickle that would run code (nothing is run).
+    """
+    if path.is_dir():
+        raise UserError(
+            f"{path} is a folder without a model in it: a run folder has model/config.json and "
+            "model/model.safetensors. Give such a folder or a weights file."
+        )
+    if not path.is_file():
+        raise UserError(f"weights file {path} does not exist (current folder: {Path.cwd()}).")
+    if path.stat().st_size == 0:
+        raise UserError(f"weights file {path} is empty: copy or download it again.")
+    loaded = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    return state_dict(loaded, str(path))
+
+
+def state_dict(loaded: object, source: str) -> dict[str, Tensor]:
+    """The names and tensors in what was loaded; UserError (naming ``source``) if it has none."""
+    for wrapper in _WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+            break
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise UserError(
+            f"{source} holds a {type(loaded).__name__} and not the named tensors of a network. "
+            "Save them with torch.save(model.state_dict(), path)."
+        )
+    others = [str(name) for name, value in loaded.items() if not isinstance(value, Tensor)]
+    if others:
+        raise UserError(
+            f"{source} does not hold a network's weights alone: {', '.join(others[:5])} "
+            f"{'is no tensor' if len(others) == 1 else 'are no tensors'}. Weights are looked for "
+            f"at the top and under {', '.join(map(repr, _WRAPPERS))}."
+        )
+    state = {str(name): value for name, value in loaded.items()}
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path, device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise _broken(path, error) from error
+
+
+def _pickled(path: Path) -> Any:
+    if _is_torchscript(path):
+        raise UserError(
+            f"{path} is a TorchScript archive, which is a program and not weights. Where it is "
+            "trusted, save torch.jit.load(path).state_dict() with torch.save and use that file."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old formats; what matters is raised
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = _wanted_globals(path, str(error))
+        if not wanted:
+            raise _broken(path, error) from error
+        raise UserError(
+            f"{path} was not loaded: it is a pickle that would run code ({', '.join(wanted)}), and "
+            "nothing that is read is executed. If you trust it, load it once with "
+            "torch.load(path, weights_only=False) on a machine you can lose, and save only the "
+            "weights: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')."
+        ) from None
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise _broken(path, error) from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
+
+
+def _wanted_globals(path: Path, message: str) -> list[str]:
+    """The functions and classes a pickle wants to call, read from it without calling them."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:
+        # Not a zip file, or one that cannot be listed: what the refusal says.
+        return re.findall(r"(?:GLOBAL|function|class) ([\w.]+\.[\w.]+)", message)[:1]
+
+
+def _broken(path: Path, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()
+    return UserError(
+        f"{path} is no readable weights file ({type(error).__name__}: "
+        f"{reason[0][:200] if reason else 'no reason given'}). It may be cut short, or of another "
+        "kind: expected are safetensors and what torch.save(model.state_dict(), path) writes."
+    )
