@@ -1,0 +1,170 @@
+"""Any image file to 8-bit RGB, in one documented way, or `BadImage` with the reason.
+
+What a file becomes:
+
+* The first frame of an animation, the first page of a document. EXIF orientation is applied.
+* Alpha, a transparent palette entry or a transparent colour: composited over ``background``.
+* 16-bit grey: 0…65535 to 0…255, linearly. (Pillow alone would clip it to white.)
+* 32-bit integers in 0…65535 and floats in 0…1: scaled like that, from the whole of that range.
+  A 32-bit image with any value outside has no known range: its minimum becomes 0, its maximum
+  255. NaN and infinity make a `BadImage`.
+* All else by Pillow's conversion to RGB: 1-bit, grey, palette, CMYK and YCCK (Adobe's inverted
+  JPEGs included), YCbCr, LAB, HSV, and colour of 16 bits, of which the upper 8 count (a
+  transparent colour of a 16-bit RGB PNG is not looked for).
+* Embedded ICC profiles are not applied, as in torchvision and in the ImageNet training recipes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+MAX_PIXELS = 89_478_485
+"""Images of more pixels are refused before they are decoded: Pillow's own limit for a warning,
+256 MiB of RGB. A file of a few kilobytes can claim to be larger than any memory."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000")
+"""What is read, whatever the file's ending says. A closed list, since Pillow hands some formats
+(EPS) to an external program, and what is read must never be executed."""
+
+# EXIF tag 0x0112 says where row 0 and column 0 of the stored pixels belong.
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BadImage(Exception):  # noqa: N818 - what it is says more than "error"
+    """An image that cannot be decoded: the name of the file and, in one line, the reason."""
+
+    def __init__(self, name: str, reason: str = "") -> None:
+        super().__init__(name, reason)  # both, so that it survives pickling between processes
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}" if self.reason else self.name
+
+
+def read_rgb(
+    source: str | Path | BinaryIO | Image.Image,
+    background: tuple[int, int, int] = (255, 255, 255),
+    name: str | None = None,
+) -> Image.Image:
+    """Return the image as 8-bit RGB (mode ``"RGB"``), upright, by the rules of this module.
+
+    Args:
+        source: a path; a file opened for reading bytes, which stays open; or a Pillow image,
+            of which the current frame counts and which is not changed. One that is RGB and
+            upright already is returned itself, not copied.
+        background: the colour behind transparent pixels, R, G and B of 0…255.
+        name: what to call the image in an error; by default the path.
+
+    Raises:
+        BadImage: it is missing, unreadable, empty, truncated, damaged, of another format than
+            `FORMATS`, without pixels, or larger than `MAX_PIXELS`.
+    """
+    try:
+        # Pillow warns about damaged EXIF blocks and the like, once for each file, which nobody
+        # can act on. `catch_warnings` is not thread-safe: with threads that decode at once, the
+        # worst is a warning that is shown, or that Pillow's warnings stay ignored.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            if isinstance(source, Image.Image):
+                return _to_rgb(source, background)
+            if isinstance(source, str | Path):
+                with Path(source).open("rb") as file:
+                    return _decode(file, background)
+            return _decode(source, background)
+    except Exception as error:  # Pillow's readers raise a dozen kinds on damaged files
+        raise BadImage(name or _name_of(source), _reason(error)) from error
+
+
+def _decode(file: BinaryIO, background: tuple[int, int, int]) -> Image.Image:
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        file.seek(0)
+        if not file.read(1):
+            raise ValueError("the file is empty (0 bytes)") from None
+        raise ValueError(f"damaged, or none of the formats {', '.join(FORMATS)}") from None
+    with image:
+        return _to_rgb(image, background)
+
+
+def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ValueError(f"it has no pixels: {width}×{height}")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width}×{height} is more than {MAX_PIXELS:,} pixels")
+    image.load()
+    turn = _turn(image)  # after load: TIFF turns itself there, PNG may have its EXIF at the end
+    rgb = _colours(image, background)
+    if turn is None:
+        return rgb
+    rgb = rgb.transpose(turn)
+    rgb.info = {}  # or whoever applies the EXIF orientation next would turn it again
+    return rgb
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG))
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return None
+
+
+def _colours(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        if image.mode == "La":  # premultiplied grey, which Pillow converts to LA only
+            image = image.convert("LA")
+        over = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, tuple(background))
+        canvas.paste(over, mask=over)
+        return canvas
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16- or 32-bit grey as L, or as LA where one value means transparent (PNG's tRNS)."""
+    full = 1.0 if image.mode == "F" else 65535.0
+    values = np.asarray(image if image.mode == "F" else image.convert("I"), dtype=np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError("it has pixels that are NaN or infinite")
+    if low < 0 or high > full:
+        scaled = (values - low) / max(high - low, np.finfo(np.float64).tiny)
+    else:
+        scaled = values / full
+    grey = Image.fromarray(np.rint(scaled * 255).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _name_of(source: str | Path | BinaryIO | Image.Image) -> str:
+    if isinstance(source, str | Path):
+        return str(source)
+    return str(getattr(source, "filename", "") or getattr(source, "name", "") or "image")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it claims more than {MAX_PIXELS:,} pixels"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,186 @@
+"""What a data source is: images to train on and to validate on, and seeded choices among them.
+
+Every choice orders images by a hash of the seed and the image's own name. So it is the same on
+every process and machine, whatever order the files are listed in; adding or removing images moves
+no other one between training and validation; and the 10 images of a class that a seed keeps are
+among the 20 that it keeps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tl.errors import UserError, unknown
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """N labelled images that are not read yet."""
+
+    names: Sequence[str]
+    """what to call each image in messages and outputs, unique; for files the path below root"""
+    labels: np.ndarray
+    """(N,) int64: positions in the source's classes"""
+    read: Callable[[int], Image.Image]
+    """position -> the image in RGB; raises `BadImage`; may be pickled, and called after a fork"""
+    root: Path | None = None
+    """the folder that the names are paths below, if the images are files"""
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != (len(self.names),) or self.labels.dtype != np.int64:
+            raise ValueError(
+                f"labels must be ({len(self.names)},) int64, one for each name;"
+                f" they are {self.labels.shape} {self.labels.dtype}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, indices: Iterable[int]) -> Split:
+        """The images at these positions, in this order."""
+        chosen = np.fromiter(indices, dtype=np.int64)
+        names = [self.names[i] for i in chosen]
+        return replace(
+            self, names=names, labels=self.labels[chosen], read=_read_taken(self.read, chosen)
+        )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set: its classes, its two parts, and lines that the user should see once."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes of data source {self.name} must differ: {self.classes}")
+        for split in (self.train, self.val):
+            if len(split) and not 0 <= split.labels.min() <= split.labels.max() < len(self.classes):
+                raise ValueError(
+                    f"labels of data source {self.name} must be 0 to {len(self.classes) - 1}"
+                )
+
+
+def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Split into (train, val), each class by itself.
+
+    Of a class with n images, ``fraction * n`` go to val, rounded to the nearest (a half up), but
+    never all n. Both parts keep the order of ``split``.
+    """
+    held = np.zeros(len(split), dtype=bool)
+    for label in np.unique(split.labels):
+        members = np.flatnonzero(split.labels == label)
+        count = min(int(fraction * len(members) + 0.5), len(members) - 1)
+        held[_first_by_hash(split, members, count, f"{seed} hold out")] = True
+    return split.take(np.flatnonzero(~held)), split.take(np.flatnonzero(held))
+
+
+def keep_some(split: Split, seed: int, per_class: int | None, total: int | None) -> Split:
+    """Keep at most ``per_class`` images of each class, and of these at most ``total``.
+
+    Which ones, the seed and their names decide. The order stays. ``None``: no limit.
+    """
+    kept = np.arange(len(split))
+    if per_class is not None:
+        groups = [np.flatnonzero(split.labels == label) for label in np.unique(split.labels)]
+        kept = np.concatenate(
+            [kept[:0], *(_first_by_hash(split, g, per_class, f"{seed} keep") for g in groups)]
+        )
+    if total is not None:
+        kept = _first_by_hash(split, kept, total, f"{seed} keep")
+    return split if len(kept) == len(split) else split.take(np.sort(kept))
+
+
+def ordered_classes(wanted: Sequence[str | int] | None, found: Sequence[str]) -> list[str]:
+    """The classes to keep, in the order of ``wanted``; all that were found if it is None.
+
+    Raises:
+        UserError: a wanted class was not found or is named twice, or fewer than two are wanted.
+    """
+    if wanted is None:
+        return list(found)
+    names = [str(name) for name in wanted]
+    for position, name in enumerate(names):
+        if name not in found:
+            raise unknown("class", name, found, where="data.classes")
+        if name in names[:position]:
+            raise UserError(f"data.classes names {name!r} twice; name each class once")
+    if len(names) < 2:
+        raise UserError(f"data.classes names {len(names)} class; a classifier needs at least two")
+    return names
+
+
+def keep_classes(source: Source, classes: Sequence[str]) -> Source:
+    """The source with these of its classes only, in this order, and the images that are theirs."""
+    if tuple(classes) == source.classes:
+        return source
+    new_label = np.full(len(source.classes), -1, dtype=np.int64)
+    new_label[[source.classes.index(name) for name in classes]] = np.arange(len(classes))
+
+    def relabel(split: Split) -> Split:
+        split = replace(split, labels=new_label[split.labels])
+        return split.take(np.flatnonzero(split.labels >= 0))
+
+    return replace(
+        source, classes=tuple(classes), train=relabel(source.train), val=relabel(source.val)
+    )
+
+
+def fingerprint(split: Split) -> str:
+    """sha256 over names and labels and, for files, their sizes and times of modification.
+
+    For other images the names stand for the pixels: a data set whose content changes under the
+    same names keeps its fingerprint. Asks the file system once for each file.
+    """
+    digest = hashlib.sha256()
+    for name, label in zip(split.names, split.labels.tolist(), strict=True):
+        digest.update(f"{name}\0{label}\0".encode(errors="surrogateescape"))
+        if split.root is not None:
+            path = split.root / name
+            stat = path.stat() if path.exists() else None  # a broken link is a bad image, later
+            digest.update(f"{(stat.st_size, stat.st_mtime_ns) if stat else None}\0".encode())
+    return digest.hexdigest()
+
+
+def some(names: Collection[str], most: int = 3) -> str:
+    """The first names of a list, and how many more there are: ``"a, b, c and 4 more"``."""
+    shown = ", ".join(list(names)[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+@dataclass(frozen=True, eq=False)
+class _Taken:
+    read: Callable[[int], Image.Image]
+    indices: np.ndarray
+
+    def __call__(self, index: int) -> Image.Image:
+        return self.read(int(self.indices[index]))
+
+
+def _read_taken(read: Callable[[int], Image.Image], indices: np.ndarray) -> _Taken:
+    """A reader of the chosen images; a choice of a choice is flattened into one."""
+    if isinstance(read, _Taken):
+        return _Taken(read.read, read.indices[indices])
+    return _Taken(read, indices)
+
+
+def _first_by_hash(split: Split, members: np.ndarray, count: int, salt: str) -> np.ndarray:
+    """The ``count`` of these positions whose names come first in the order of the salt."""
+
+    def key(position: int) -> bytes:
+        text = f"{salt}\0{split.names[position]}".encode(errors="surrogateescape")
+        return hashlib.blake2b(text, digest_size=16).digest()
+
+    if count >= len(members):
+        return members
+    return np.array(sorted(members.tolist(), key=key)[:count], dtype=np.int64)
