@@ -1,0 +1,53 @@
+"""status.json and the atomic writing below it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tl.atomic import write_json_atomically, write_text_atomically
+from tl.errors import UserError
+from tl.tracking.status import read_status, write_status
+
+
+def test_a_status_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert read_status(tmp_path) is None
+    write_status(tmp_path, "running", 0)
+    write_status(tmp_path, "preempted", 120, exit_code=75, message="SIGTERM")
+    status = read_status(tmp_path)
+    assert status is not None
+    assert status.pop("updated").endswith("+00:00")
+    assert status == {"state": "preempted", "exit_code": 75, "step": 120, "message": "SIGTERM"}
+    assert os.listdir(tmp_path) == ["status.json"]  # noqa: PTH208
+
+
+def test_a_status_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_text('{"state": "run')
+    with pytest.raises(UserError, match=r"status\.json is not JSON"):
+        read_status(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_text_atomically(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text_atomically(path, "half \ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text_atomically(tmp_path / "file", "text")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_nan_is_null_however_deep(tmp_path: Path) -> None:
+    write_json_atomically(tmp_path / "file", {"a": [{"b": float("nan")}, (1.5, float("inf"))]})
+    assert json.loads((tmp_path / "file").read_text()) == {"a": [{"b": None}, [1.5, None]]}

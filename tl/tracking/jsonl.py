@@ -1,0 +1,80 @@
+"""metrics.jsonl, the record of a run: one JSON object a line, one line for each call of log."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from tl.atomic import to_json, write_text_atomically
+from tl.errors import UserError
+from tl.tracking.tracker import Metrics, RunInfo
+
+FILE = "metrics.jsonl"
+
+
+class JsonlTracker:
+    """Appends to metrics.jsonl.
+
+    Each line has ``step``, ``epoch`` and ``phase`` where the metrics have them, ``time`` in
+    seconds since 1970, and the metrics. A value that is NaN or infinite is null: JSON has no
+    other way to write it, and a string in a column of numbers breaks whoever reads it.
+    """
+
+    def __init__(self) -> None:
+        self._file: TextIO | None = None
+
+    def start(self, run: RunInfo) -> None:
+        """Open the record. A resumed run takes back every line after the step it goes on from."""
+        path = run.run_dir / FILE
+        lines = read(path) if run.resumed else []
+        kept = [to_json(line) + "\n" for line in lines if line["step"] <= run.start_step]
+        write_text_atomically(path, "".join(kept))
+        self._file = path.open("a", encoding="utf-8", newline="\n")
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        """Append one line and flush it, so that ``tail -f`` shows it at once."""
+        assert self._file is not None, "log() before start()"
+        line: dict[str, Any] = {"step": step}
+        line |= {key: metrics[key] for key in ("epoch", "phase") if key in metrics}
+        line |= {"time": round(time.time(), 3), **metrics}
+        self._file.write(to_json(line) + "\n")
+        self._file.flush()
+
+    def finish(self, summary: dict[str, Any], state: str) -> None:
+        """Put the record on the disk and close it."""
+        del summary, state
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All lines of a record, in order; none if there is no such file.
+
+    A last line without its end, which a crash in the middle of a write leaves, is left out.
+
+    Raises:
+        UserError: a line is not one that `JsonlTracker` wrote.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    complete = data.split(b"\n")[:-1]
+    lines = []
+    for number, text in enumerate(complete, start=1):
+        try:
+            line = json.loads(text)
+            if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+                raise ValueError("no object with a `step`")
+        except ValueError as error:
+            raise UserError(
+                f"{path}:{number} is no line of metrics ({error}). Delete that line."
+            ) from None
+        lines.append(line)
+    return lines

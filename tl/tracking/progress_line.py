@@ -1,0 +1,85 @@
+"""Progress in words: pure functions from metrics to the text that a person reads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+# What people call the usual metrics, and how many digits help them.
+_SHOWN = {
+    "train/loss": ("loss", "{:#.4g}"),
+    "train/accuracy": ("acc", "{:.3f}"),
+    "val/loss": ("val loss", "{:#.4g}"),
+    "val/accuracy": ("val acc", "{:.3f}"),
+    "lr": ("lr", "{:.1e}"),
+}
+
+
+def is_evaluation(metrics: Mapping[str, Any]) -> bool:
+    """Whether a line of metrics comes from an evaluation."""
+    return any(key.startswith("val/") for key in metrics)
+
+
+def where(metrics: Mapping[str, Any], step: int, total: int) -> list[str]:
+    """Step, phase and epoch."""
+    parts = [f"step {step}/{total}"]
+    if "phase" in metrics:
+        parts.append(f"phase {metrics['phase']}")
+    if "epoch" in metrics:
+        epoch = metrics["epoch"]
+        parts.append(f"epoch {epoch:g}" if isinstance(epoch, float) else f"epoch {epoch}")
+    return parts
+
+
+def values(metrics: Mapping[str, Any]) -> list[str]:
+    """The usual metrics, in a fixed order, each with its name."""
+    return [
+        f"{name} {form.format(metrics[key])}"
+        for key, (name, form) in _SHOWN.items()
+        if isinstance(metrics.get(key), int | float)
+    ]
+
+
+def speed(metrics: Mapping[str, Any]) -> list[str]:
+    """Images per second, if known."""
+    rate = metrics.get("images_per_second")
+    if not isinstance(rate, int | float):
+        return []
+    return [f"{rate:,.0f} img/s" if rate >= 10 else f"{rate:.1f} img/s"]
+
+
+def duration(seconds: float) -> str:
+    """``0:42``, ``12:03`` or ``1:02:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class TimeLeft:
+    """Estimates the time left from the speed of the last logged steps.
+
+    Evaluations between them count, since more of them will come. A new phase starts afresh: a
+    step of the head alone can be a hundred times faster than one of the whole network.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._phase: object = None
+        self._seen: deque[tuple[int, float]] = deque(maxlen=20)
+
+    def update(self, step: int, now: float, phase: object = None) -> None:
+        """Note that ``step`` was reached at ``now`` (in seconds)."""
+        if phase != self._phase:
+            self._phase = phase
+            self._seen.clear()
+        self._seen.append((step, now))
+
+    def seconds(self) -> float | None:
+        """Seconds left, None while two steps have not been seen."""
+        if not self._seen:
+            return None
+        (first, since), (last, now) = self._seen[0], self._seen[-1]
+        if last <= first:
+            return None
+        return (self._total - last) * (now - since) / (last - first)

@@ -1,0 +1,49 @@
+"""status.json: what state a run is in, for whoever did not see its exit code."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from tl.atomic import write_json_atomically
+from tl.errors import UserError
+
+State = Literal["running", "done", "failed", "preempted"]
+FILE = "status.json"
+
+
+def write_status(
+    run_dir: Path, state: State, step: int, exit_code: int | None = None, message: str = ""
+) -> None:
+    """Replace the status of a run. ``exit_code`` is what the command ends with, None while it runs.
+
+    It is needed because a launcher of several processes flattens every failure to exit code 1.
+    """
+    status = {
+        "state": state,
+        "exit_code": exit_code,
+        "step": step,
+        "message": message,
+        "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json_atomically(run_dir / FILE, status)
+
+
+def read_status(run_dir: Path) -> dict[str, Any] | None:
+    """The status of a run, or None if it has not written one.
+
+    Raises:
+        UserError: the file is not one that `write_status` wrote.
+    """
+    path = run_dir / FILE
+    try:
+        status = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}. Delete it if the run is over.") from None
+    if not isinstance(status, dict) or "state" not in status:
+        raise UserError(f"{path} holds no `state`. Delete it if the run is over.")
+    return status
