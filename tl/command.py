@@ -18,6 +18,16 @@ from tl.errors import OnOneProcessError, UserError
 DONE, FAILURE, BAD_INPUT = 0, 1, 2
 
 
+def let_idle_threads_sleep() -> None:
+    """Make OpenMP's threads sleep while they wait. To be called before torch is first imported.
+
+    By default they spin, which starves the loader's workers, the other processes of the node and
+    whoever else uses it. Training ResNet-18 on 32-pixel images with two threads on two cores, one
+    of them busy: 12 images/s spinning, 211 sleeping.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def is_main_process() -> bool:
     """Whether this process is the first of those that a launcher started."""
     return os.environ.get("RANK", "0") == "0"

@@ -30,9 +30,10 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> No
     images, correct = int(counts.sum()), int(np.trace(counts))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     num_classes = len(classes)
-    side = min(10.0, max(2.4, 0.5 * num_classes))  # of the matrix, in inches
-    figure = Figure(figsize=(side + 2.4, side + 1.6), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
+    side = min(10.0, max(3.0, 0.5 * num_classes))  # of the matrix, in inches
+    # The matrix fills the figure; when it is saved, the figure grows by what stands around it.
+    figure = Figure(figsize=(side, side), dpi=150)
+    axes = figure.add_axes((0, 0, 1, 1))
     # The square root: one percent of a class is to be seen beside the diagonal.
     drawn = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
     axes.set_title(
@@ -93,12 +94,12 @@ def _short(name: str) -> str:
 def _save(figure: Figure, path: Path) -> None:
     """Write the picture in one step, so that no reader finds half of it."""
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    canvas = FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)
     try:
         with warnings.catch_warnings():
             # A script that the font lacks, such as Chinese, is drawn as boxes.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            canvas.print_png(staged)
+            figure.savefig(staged, format="png", bbox_inches="tight", pad_inches=0.15)
         staged.replace(path)
     finally:
         staged.unlink(missing_ok=True)

@@ -1,0 +1,33 @@
+"""`tl COMMAND …`: the same functions as the files beside this one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from tl.errors import did_you_mean
+
+COMMANDS = {
+    "train": "transfer a pretrained network to your images",
+    "evaluate": "accuracy, loss and confusion matrix of a run's model on a folder",
+    "predict": "classes and probabilities for images",
+}
+
+
+def main() -> int:
+    """Dispatch to ``launch.COMMAND``; returns the exit code."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in COMMANDS:
+        sys.argv = [f"tl {name}", *sys.argv[2:]]
+        return importlib.import_module(f"launch.{name}").main(sys.argv[1:])
+    listed = "\n".join(f"  {command:10} {what}" for command, what in COMMANDS.items())
+    usage = f"usage: tl COMMAND …\n\n{listed}\n\ntl COMMAND --help says more."
+    if name in ("-h", "--help"):
+        print(usage)
+        return 0
+    print(f"error: no command {name!r}.{did_you_mean(name, COMMANDS)}\n\n{usage}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Train: the entry point for `accelerate launch`, `torchrun`, `python` and `tl train`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tl.command import (
+    Parser,
+    exit_code,
+    is_main_process,
+    let_idle_threads_sleep,
+    split_config,
+)
+from tl.errors import UserError
+
+
+def parser() -> Parser:
+    """The command line; ``--help`` lists every key."""
+    from tl.config_help import describe_keys
+
+    made = Parser(
+        prog="train",
+        description="Transfer a pretrained network to your images. Without a config: a quickstart.",
+        epilog=describe_keys(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("arguments", nargs="*", metavar="CONFIG.yaml | key.path=value")
+    made.add_argument(
+        "--resume",
+        default="never",
+        metavar="auto|never|DIR",
+        help="auto: go on from the newest whole checkpoint of run_dir, start if there is none; "
+        "DIR: go on from the run in that folder",
+    )
+    made.add_argument(
+        "--dry-run", action="store_true", help="check everything, show the freeze plan, and stop"
+    )
+    made.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print the resolved config and where each value came from, and stop",
+    )
+    made.add_argument(
+        "--print-schema",
+        action="store_true",
+        help="print a JSON schema of the config for editors, and stop",
+    )
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    arguments = parser().parse_intermixed_args(argv)
+    return exit_code(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from tl import arguments as config_arguments
+    from tl.config_help import describe_config, json_schema
+
+    file, overrides = split_config(arguments.arguments)
+    if file is None and arguments.resume not in ("never", "auto"):
+        file = str(Path(arguments.resume) / "config.yaml")  # a run goes on with its own config
+    if arguments.print_schema:
+        if is_main_process():
+            print(json_schema())
+        return
+    loaded = config_arguments.load(file, overrides)
+    if arguments.print_config:
+        if is_main_process():
+            print(describe_config(loaded))
+        return
+
+    # Only now: torch and its company take seconds to import.
+    let_idle_threads_sleep()
+    from tl.engine import quickstart, run, runtime
+
+    if quickstart.is_asked_for(file, loaded):
+        if arguments.resume != "never":
+            raise UserError("the quickstart takes two minutes and cannot be resumed, start it anew")
+        quickstart.run(loaded, overrides, dry_run=arguments.dry_run)
+    else:
+        run.run(loaded, dry_run=arguments.dry_run, resume=arguments.resume)
+    runtime.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

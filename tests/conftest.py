@@ -1,0 +1,39 @@
+"""What all tests share: real data beside the checkout, and processes that import torch once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+# As the commands do, before torch is imported anywhere; see tl.command.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# No test may reach a server, or depend on who is logged in.
+os.environ["WANDB_MODE"] = "disabled"
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from gloo_workers import GlooWorkers
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def gloo_workers() -> Iterator[GlooWorkers]:
+    """Processes for functions of tests to run in, 1 to 4 at a time; started when first needed."""
+    workers = GlooWorkers()
+    yield workers
+    workers.stop()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The real data and weights beside the checkout. In CI they must be there."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "data").is_dir():
+        if os.environ.get("CI"):
+            pytest.fail(f"{folder} is missing, and CI is set")
+        pytest.skip(f"no {folder}")
+    return folder

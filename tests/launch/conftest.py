@@ -1,0 +1,70 @@
+"""A tiny model, images, and real processes: what the tests of the entry points share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tl.data.transforms import plain_view
+from tl.models import saved, zoo
+from tl.models.preprocessing import preprocessing_of, with_image_size
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ["ant", "bee", "Käfer, groß"]
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    """A run's folder with a model in it, and no config."""
+    torch.manual_seed(0)
+    network = zoo.build("shufflenet_v2_x0_5", len(CLASSES), 32)
+    preprocessing = with_image_size(preprocessing_of("shufflenet_v2_x0_5", None), 32)
+    folder = tmp_path_factory.mktemp("run")
+    # A new network says nearly the same of all images: give it statistics, and equal classes.
+    x = torch.stack([plain_view(preprocessing)(picture(seed)) for seed in range(100, 164)])
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    network.train()(x)
+    with torch.no_grad():
+        network.model.fc.weight.normal_()
+        network.model.fc.bias -= network.eval()(x).mean(0)
+    saved.save(network, CLASSES, preprocessing, folder / "model")
+    return folder
+
+
+def picture(seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((70, 50), Image.Resampling.BICUBIC)
+
+
+def write_image(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(seed).save(path, "PNG")
+    return path
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """16 images in the folders of the three classes."""
+    for i in range(16):
+        write_image(tmp_path / "data" / CLASSES[i % 3] / f"{i}.png", i)
+    return tmp_path / "data"
+
+
+def start(command, *arguments, processes=1, **options):
+    """Run an entry point in processes of its own, for real."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE", "TL_"))}
+    words = [sys.executable]
+    if processes > 1:
+        environ["ACCELERATE_USE_CPU"] = "true"
+        words += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+        words += ["--num_processes", str(processes), "--mixed_precision", "no"]
+        words += ["--dynamo_backend", "no", "--main_process_port", "0"]
+    words += [str(ROOT / "launch" / f"{command}.py"), *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, env=environ, timeout=200, **options)

@@ -1,0 +1,94 @@
+"""Which images are in which step, and which of them a process takes.
+
+Everything here is a function of (seed, epoch, step), of no state: a run goes on from any step, on
+any number of processes, by counting. A global batch is cut into the processes' shares, so the
+images of a step are the same however many processes there are, and none is repeated or left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+PADDING = -1
+"""The id of a place in a batch that holds no image: it is given weight 0."""
+
+Key = tuple[int, int]
+"""(epoch, id of the image): what a data set is asked for."""
+
+
+def epoch_order(num_images: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch: a permutation of ``range(num_images)``, int64."""
+    return np.random.default_rng([seed, epoch]).permutation(num_images)
+
+
+def share(num: int, rank: int, world_size: int) -> slice:
+    """The part of ``num`` items that a process takes: contiguous, sizes differ by one at most."""
+    small, extra = divmod(num, world_size)
+    start = rank * small + min(rank, extra)
+    return slice(start, start + small + (rank < extra))
+
+
+@dataclass(frozen=True)
+class TrainSampler:
+    """The batches of one process for the steps ``first_step`` to ``last_step`` of a phase.
+
+    Iterating gives for each step the list of keys (epoch, id) of this process's share of the
+    global batch. The last batch of an epoch holds what is left. A process whose share is empty
+    gets one place of padding, as it has to take part in the step all the same.
+    """
+
+    num_images: int
+    global_batch_size: int
+    seed: int
+    first_epoch: int
+    """The run's epochs are numbered through its phases; this phase starts at this one."""
+    first_step: int
+    last_step: int
+    rank: int
+    world_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.num_images / self.global_batch_size)
+
+    def __len__(self) -> int:
+        return self.last_step - self.first_step
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order_of, order = None, np.empty(0, np.int64)
+        for step in range(self.first_step, self.last_step):
+            epoch, batch = divmod(step, self.steps_per_epoch)
+            epoch += self.first_epoch
+            if epoch != order_of:
+                order_of, order = epoch, epoch_order(self.num_images, self.seed, epoch)
+            start = batch * self.global_batch_size
+            ids = order[start : start + self.global_batch_size]
+            mine = ids[share(len(ids), self.rank, self.world_size)].tolist()
+            yield [(epoch, i) for i in mine or [PADDING]]
+
+
+@dataclass(frozen=True)
+class EvaluationSampler:
+    """The batches in which one process goes over its share of all images, each image once.
+
+    Every process gets the same number of batches, at least one; the last may be padding.
+    """
+
+    num_images: int
+    batch_size: int
+    rank: int
+    world_size: int
+
+    def __len__(self) -> int:
+        largest_share = math.ceil(self.num_images / self.world_size)
+        return max(1, math.ceil(largest_share / self.batch_size))
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        mine = range(self.num_images)[share(self.num_images, self.rank, self.world_size)]
+        for batch in range(len(self)):
+            ids = mine[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(0, i) for i in ids] or [(0, PADDING)]

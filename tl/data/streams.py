@@ -1,0 +1,126 @@
+"""A stream of batches for one process: images are read, transformed and stacked by workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sized
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tl.data.images import BadImage
+from tl.data.sampler import PADDING, Key
+from tl.data.split import Split
+from tl.data.transforms import Transform, seeded
+from tl.errors import OnOneProcessError
+
+Batch = dict[str, Any]
+"""image (N, 3, S, S) float32, label (N,) int64, id (N,) int64, weight (N,) float32 (1, or 0 for
+padding), and bad: list of (file, reason) of images that could not be decoded and are left out."""
+
+
+class Images(Dataset):
+    """Images of a split as the network's input. A key is (epoch, id)."""
+
+    def __init__(self, split: Split, transform: Transform, seed: int, size: int) -> None:
+        self.split, self.transform, self.seed, self.size = split, transform, seed, size
+
+    def __getitem__(self, key: Key) -> tuple[Tensor | None, int, int, str]:
+        epoch, i = key
+        if i == PADDING:
+            return None, 0, PADDING, ""
+        try:
+            image = self.split.read(i)
+        except BadImage as error:
+            return None, 0, i, str(error)
+        view = seeded(self.transform, image, self.seed, epoch, i)
+        return view, int(self.split.labels[i]), i, ""
+
+    def collate(self, items: list[tuple[Tensor | None, int, int, str]]) -> Batch:
+        """Stack what could be read. What could not leaves the batch and nothing takes its place."""
+        good = [item for item in items if item[0] is not None]
+        bad = [(self.split.names[i], reason) for image, _, i, reason in items if reason]
+        # A process cannot sit a step out: with nothing to read it gets one empty image, weight 0.
+        rows = good or [(torch.zeros(3, self.size, self.size), 0, PADDING, "")]
+        images, labels, ids, _ = zip(*rows, strict=True)
+        return {
+            "image": torch.stack(images),  # type: ignore[arg-type]
+            "label": torch.tensor(labels),
+            "id": torch.tensor(ids),
+            "weight": torch.full((len(rows),), 1.0 if good else 0.0),
+            "bad": bad,
+        }
+
+
+class Sampler(Iterable[list[Key]], Sized, Protocol):
+    """What a stream draws from: for each batch the keys of this process's share."""
+
+
+def open_stream(
+    split: Split,
+    transform: Transform,
+    sampler: Sampler,
+    *,
+    seed: int,
+    size: int,
+    workers: int,
+    pin_memory: bool,
+) -> DataLoader:
+    """A loader of this process's batches, one for each item of ``sampler``.
+
+    It is opened once for a phase, so workers do not start again with every epoch, and they read
+    ahead over the ends of epochs.
+    """
+    images = Images(split, transform, seed, size)
+    return DataLoader(
+        images,
+        batch_sampler=sampler,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=images.collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        prefetch_factor=2 if workers else None,
+    )
+
+
+def default_workers(processes_on_node: int) -> int:
+    """Loader workers for each training process: the node's cores, divided, one left to train.
+
+    0 when a process has a single core: a worker would only take turns with it.
+    """
+    cores = len(os.sched_getaffinity(0)) // max(1, processes_on_node)
+    return min(8, max(0, cores - 1))
+
+
+class BadImages:
+    """The bad images met so far, each once: file name -> reason."""
+
+    def __init__(self, policy: str, most: int) -> None:
+        self.policy, self.most = policy, most
+        self.reasons: dict[str, str] = {}
+
+    def meet(self, bad: list[tuple[str, str]]) -> list[str]:
+        """Note what a batch, or another process, left out; returns the files that are new.
+
+        Raises:
+            OnOneProcessError: the first one with ``bad_images: error``; more than the cap with
+                ``skip``.
+        """
+        new = []
+        for name, reason in bad:
+            if self.policy == "error":
+                raise OnOneProcessError(
+                    f"cannot decode {reason}. Mend or remove the file, or leave such files out "
+                    "with data.bad_images=skip."
+                )
+            if name not in self.reasons:
+                self.reasons[name] = reason
+                new.append(name)
+        if len(self.reasons) > self.most:
+            raise OnOneProcessError(
+                f"{len(self.reasons)} images cannot be decoded, more than data.max_bad_images="
+                f"{self.most}. The last: {next(reversed(self.reasons.values()))}"
+            )
+        return new

@@ -1,0 +1,156 @@
+"""Training state on disk, such that a run may die at any moment.
+
+A checkpoint is written into a staging folder, every file is fsynced, a manifest with sha256 sums
+is written last, and then the folder is renamed. Older checkpoints go only after that. Reading
+takes the newest whose sums agree. Tensors are safetensors and the rest is JSON: nothing that is
+read is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tl.errors import UserError
+from tl.models.saved import sha256
+
+FORMAT = 1
+TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+
+
+def write(
+    folder: Path, step: int, state: dict[str, Any], tensors: dict[str, Tensor], keep: int
+) -> Path:
+    """Commit a checkpoint as ``folder/step-N`` and delete all but the ``keep`` newest.
+
+    Raises:
+        OSError: the disk is full or not writable; what was there before is intact.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = folder / f".staging-{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, staging / TENSORS)
+        (staging / STATE).write_text(json.dumps({"format": FORMAT, "step": step, **state}))
+        sums = {name: sha256(staging / name) for name in (TENSORS, STATE)}
+        (staging / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=2))
+        for name in (TENSORS, STATE, MANIFEST):
+            _fsync(staging / name)
+        _fsync(staging)
+        final = folder / f"step-{step}"
+        if final.exists():  # a damaged one that the run has come past again
+            shutil.rmtree(final)
+        staging.rename(final)
+        _fsync(folder)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    for old in committed(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    for stale in folder.glob(".staging-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    return final
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def committed(folder: Path) -> list[Path]:
+    """The checkpoints in ``folder``, the newest first, whether they are whole or not."""
+    steps = {
+        int(match[1]): path
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (match := re.fullmatch(r"step-(\d+)", path.name))
+    }
+    return [steps[step] for step in sorted(steps, reverse=True)]
+
+
+def damage(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint: ``""`` if its manifest and all sums agree."""
+    try:
+        sums = json.loads((checkpoint / MANIFEST).read_text())["sha256"]
+        for name in (TENSORS, STATE):
+            if sha256(checkpoint / name) != sums[name]:
+                return f"{name} does not have the sha256 sum of its manifest"
+        state = json.loads((checkpoint / STATE).read_text())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    if state.get("format") != FORMAT:
+        return f"format {state.get('format')}, this version reads {FORMAT}"
+    return ""
+
+
+def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that verifies; each damaged one that is passed over is said."""
+    for checkpoint in committed(folder):
+        if not (reason := damage(checkpoint)):
+            return checkpoint
+        say(f"{checkpoint} is damaged ({reason}), trying the one before")
+    return None
+
+
+def read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """State and tensors (on the CPU) of a checkpoint.
+
+    Raises:
+        UserError: it does not verify.
+    """
+    if reason := damage(checkpoint):
+        raise UserError(f"{checkpoint} is no whole checkpoint: {reason}")
+    return json.loads((checkpoint / STATE).read_text()), load_file(checkpoint / TENSORS)
+
+
+# ------------------------------------------------------------------- what a checkpoint is made of
+
+
+def module_tensors(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers under ``prefix/``."""
+    return {f"{prefix}/{name}": tensor for name, tensor in module.state_dict().items()}
+
+
+def load_module(prefix: str, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """The reverse of `module_tensors`."""
+    start = f"{prefix}/"
+    module.load_state_dict({n[len(start) :]: t for n, t in tensors.items() if n.startswith(start)})
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Optimizer state under ``optimizer/PARAMETER/KEY``: by name, so that its order is free."""
+    return {
+        f"optimizer/{name}/{key}": torch.as_tensor(value)
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["names"], group["params"], strict=True)
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if value is not None
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The reverse of `optimizer_tensors`, for an optimizer over the same parameters."""
+    saved = optimizer.state_dict()
+    index = 0
+    for group in optimizer.param_groups:
+        for name in group["names"]:
+            start = f"optimizer/{name}/"
+            state = {n[len(start) :]: t for n, t in tensors.items() if n.startswith(start)}
+            if state:
+                saved["state"][index] = state
+            index += 1
+    # load_state_dict puts each tensor on the device, and in the type, that the optimizer wants.
+    optimizer.load_state_dict(saved)

@@ -1,0 +1,80 @@
+"""Exact evaluation over all processes: each image once, reduced once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tl.data.streams import BadImages, Batch
+from tl.engine.runtime import Runtime
+from tl.errors import UserError
+from tl.metrics import Confusion, Sums
+from tl.models.network import Network
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics over a whole data set, the same on every process."""
+
+    loss: float
+    """Mean cross-entropy, without label smoothing."""
+    accuracy: float
+    images: int
+    confusion: Tensor
+    """int64 counts (C, C): row the class, column what it was called."""
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The tensors of a batch on ``device``; the copy overlaps where memory is pinned."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+@torch.inference_mode()
+def evaluate(
+    runtime: Runtime,
+    network: Network,
+    stream: Iterable[Batch],
+    num_classes: int,
+    bad_images: BadImages,
+) -> Evaluation:
+    """Loss, accuracy and confusion matrix of ``network`` over ``stream``, in eval mode.
+
+    Every process calls this with its own share of the data. The mode of the network is restored.
+
+    Raises:
+        UserError: a bad image, or not one image that can be read.
+    """
+    was_training = network.training
+    network.eval()
+    sums = Sums(runtime.device)
+    confusion = Confusion(num_classes, runtime.device)
+    for batch in stream:
+        bad_images.meet(batch["bad"])
+        batch = to_device(batch, runtime.device)
+        with runtime.accelerator.autocast():
+            logits = network(batch["image"])
+        losses = F.cross_entropy(logits.double(), batch["label"], reduction="none")
+        predictions = logits.argmax(1)
+        sums.add(
+            loss=(losses * batch["weight"]).sum(),
+            correct=((predictions == batch["label"]) * batch["weight"]).sum(),
+            images=batch["weight"].sum(),
+        )
+        confusion.add(batch["label"], predictions, batch["weight"])
+    network.train(was_training)
+    total = sums.reduce(runtime.all_reduce)
+    if not total["images"]:
+        raise UserError("not one image of the evaluation could be read")
+    return Evaluation(
+        loss=total["loss"] / total["images"],
+        accuracy=total["correct"] / total["images"],
+        images=int(total["images"]),
+        confusion=confusion.reduce(runtime.all_reduce),
+    )

@@ -1,0 +1,315 @@
+"""A run from its config to its summary: check, prepare, train phase after phase, report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tl.arguments import Loaded
+from tl.atomic import write_json_atomically
+from tl.command import DONE, exit_code_of
+from tl.config import Config, Phase, TrackingConfig
+from tl.data.sources import open_source
+from tl.data.split import Source
+from tl.data.streams import BadImages, default_workers
+from tl.engine import checkpoint, run_dir, runtime
+from tl.engine.loop import train_phase
+from tl.engine.runtime import Runtime, check_batch
+from tl.engine.state import Progress, Run
+from tl.errors import UserError
+from tl.freezing import (
+    count_parameters,
+    freeze,
+    freeze_plan,
+    random_and_frozen,
+    trainable_names,
+)
+from tl.models import published, saved, weight_files, weights, zoo
+from tl.models.network import Network
+from tl.models.preprocessing import Preprocessing, preprocessing_of, with_image_size
+from tl.models.weights import LoadReport
+from tl.objectives import objective_class
+from tl.optim import parameter_groups
+from tl.tracking.console import ConsoleTracker, open_console
+from tl.tracking.status import read_status, write_status
+from tl.tracking.tables import table
+from tl.tracking.tracker import RunInfo
+from tl.tracking.trackers import open_trackers
+
+
+def run(
+    loaded: Loaded,
+    *,
+    dry_run: bool = False,
+    resume: str = "never",
+    shared: Runtime | None = None,
+) -> dict[str, Any]:
+    """Carry out a run, and return its summary (the content of ``summary.json``).
+
+    Args:
+        dry_run: check everything and show the freeze plan, but neither train nor write.
+        resume: ``never``, ``auto`` or the folder of a run.
+        shared: the runtime of an earlier run in this process, to go on with.
+
+    Raises:
+        UserError: a mistake in the config, the data or the weights, before anything is trained.
+    """
+    started = time.perf_counter()
+    config = loaded.config
+    here = shared or runtime.start(config)
+    console = open_console() if here.is_main else open_console(run_dir.nowhere())
+    if shared is None:
+        console.say(here.describe())
+    for phase in loaded.phases:
+        check_batch(phase.global_batch_size, here.world_size)
+        objective_class(phase.objective)
+    folder = here.from_main(_folder(config, resume))
+    run_dir.check_free(folder, resume)
+
+    # The cheap checks are done. Data and weights take a while.
+    source = open_source(config.data, config.seed)
+    for note in (*source.notes, _describe_source(source)):
+        console.say(note)
+    network, preprocessing, report = make_network(config, source, here)
+    console.say(_describe_weights(report))
+    for phase in loaded.phases:
+        show_plan(network, phase, report, here, console)
+    if dry_run:
+        console.say("dry run: all of this checks out; nothing was trained or written")
+        return {}
+
+    # From here on the run has its folder.
+    found = None if resume == "never" else here.from_main(_newest(folder, loaded, console))
+    run_id = here.from_main(run_dir.claim(folder, loaded) if here.is_main else "")
+    progress, tensors = Progress(), None
+    if found is not None:
+        state, tensors = checkpoint.read(found)
+        progress = Progress(**{f.name: state[f.name] for f in dataclasses.fields(Progress)})
+        checkpoint.load_module("network", network.model, tensors)
+        if here.accelerator.scaler is not None and "scaler" in state:
+            here.accelerator.scaler.load_state_dict(state["scaler"])
+        console.say(f"going on after step {progress.step}, from {found}")
+    network.to(here.device).to(memory_format=torch.channels_last)
+    workers = config.data.workers
+    bad_images = BadImages(config.data.bad_images, config.data.max_bad_images)
+    bad_images.reasons.update(progress.bad_images)
+    this = Run(
+        config=config,
+        phases=loaded.phases,
+        run_dir=folder,
+        runtime=here,
+        source=source,
+        network=network,
+        preprocessing=preprocessing,
+        trackers=open_trackers(
+            config.tracking if here.is_main else TrackingConfig(trackers=[]), console
+        ),
+        console=console,
+        progress=progress,
+        bad_images=bad_images,
+        workers=default_workers(here.processes_on_node) if workers is None else workers,
+    )
+    seconds_before = progress.wall_seconds - started
+    with console, _recorded(this, run_id, resumed=found is not None) as summary:
+        for index in range(progress.phase, len(loaded.phases)):
+            train_phase(this, index, tensors if progress.phase_step else None)
+        progress.wall_seconds = seconds_before + time.perf_counter()
+        summary.update(summarize(this))
+        if here.is_main:
+            saved.save(network, source.classes, preprocessing, folder / "last")
+            write_json_atomically(folder / "summary.json", summary)
+    show_summary(summary, folder, console)
+    return summary
+
+
+# ----------------------------------------------------------------------------------- preparation
+
+
+def make_network(
+    config: Config, source: Source, here: Runtime
+) -> tuple[Network, Preprocessing, LoadReport]:
+    """The network with its weights and a head for the classes, and what images go in as.
+
+    Raises:
+        UserError: no such architecture or weights, or they do not fit.
+    """
+    zoo.check_architecture(config.model.name)
+    chosen = config.model.weights
+    preprocessing = preprocessing_of(config.model.name, chosen)
+    if config.data.image_size is not None:
+        preprocessing = with_image_size(preprocessing, config.data.image_size)
+    # The same seed on every process: a new head starts the same everywhere.
+    torch.manual_seed(config.seed)
+    network = zoo.build(config.model.name, len(source.classes), preprocessing.crop_size)
+    keep_head = config.model.head == "keep" or (
+        config.model.head == "auto" and _classes_of(chosen) == list(source.classes)
+    )
+    here.first_on_each_node(lambda: published.download(config.model.name, chosen))
+    report = weights.load(network, chosen, keep_head=keep_head)
+    return network, preprocessing, report
+
+
+def _classes_of(chosen: str | None) -> list[str] | None:
+    """The classes that weights were trained for, if they are those of a run."""
+    if chosen is None or not weight_files.looks_like_path(chosen):
+        return None
+    folder = weight_files.model_folder(Path(chosen).expanduser())
+    return saved.read_config(folder / "config.json")["classes"] if folder else None
+
+
+def show_plan(
+    network: Network, phase: Phase, report: LoadReport, here: Runtime, console: ConsoleTracker
+) -> None:
+    """Set a phase up, show its freeze plan, and say what about it is rarely meant.
+
+    Raises:
+        UserError: the phase names a part that the network does not have.
+    """
+    freeze(network, trainable_names(network, phase.train), phase.batch_norm)
+    objective = objective_class(phase.objective)(network, phase)
+    groups = parameter_groups(objective.trained_parameters(), phase.optimizer)
+    lr_of = {name: group["base_lr"] for group in groups for name in group["names"]}
+    rows = freeze_plan(network, lr_of)
+    totals = [sum(r.parameters for r in rows), sum(r.trainable for r in rows)]
+    console.show(
+        table(
+            f"phase {phase.name}: {phase.train} trains",
+            ["stage", "parameters", "trainable", "frozen", "BatchNorm", "learning rate"],
+            [
+                *((r.stage, r.parameters, r.trainable, r.frozen, r.batch_norm, r.lr) for r in rows),
+                ("all", *totals, totals[0] - totals[1], "", ""),
+            ],
+        )
+    )
+    prefix = [stage.name for stage in network.stages[: network.frozen_prefix]]
+    if prefix:
+        console.say(f"frozen prefix, without autograd: {prefix[0]} to {prefix[-1]}")
+    for note in random_and_frozen(network, report.new, report.loaded > 0):
+        console.say(f"note: {note}")
+    if here.world_size > 1 and any(row.batch_norm in ("train", "mixed") for row in rows):
+        console.say(
+            "note: BatchNorm that trains normalises by each process's own share of a batch, so "
+            "losses depend on the number of processes; batch_norm=frozen makes them equal"
+        )
+    console.say("")
+
+
+def _describe_source(source: Source) -> str:
+    names = ", ".join(source.classes[:8]) + (", …" if len(source.classes) > 8 else "")
+    return (
+        f"data: {source.name}, {len(source.train):,} images to train on, {len(source.val):,} to "
+        f"validate on, {len(source.classes)} classes ({names})"
+    )
+
+
+def _describe_weights(report: LoadReport) -> str:
+    if not report.loaded:
+        return "weights: random"
+    new = f"; new: {', '.join(report.new)}" if report.new else ""
+    return f"weights: {report.source}, {report.loaded} tensors{new}"
+
+
+# -------------------------------------------------------------------------- beginning and resuming
+
+
+def _folder(config: Config, resume: str) -> Path:
+    """Where the run writes. `--resume DIR` names the folder of the run that goes on."""
+    if resume in ("never", "auto"):
+        if config.run_dir is None and resume == "auto":
+            raise UserError("--resume auto needs run_dir: which run should go on?")
+        what = f"{config.model.name}-{config.strategy or 'phases'}"
+        return Path(config.run_dir) if config.run_dir else run_dir.new_name(what)
+    folder = Path(resume)
+    if not (folder / run_dir.CONFIG).is_file():
+        raise UserError(f"--resume {resume}: no run is in that folder (no {run_dir.CONFIG})")
+    if config.run_dir is not None and Path(config.run_dir).resolve() != folder.resolve():
+        raise UserError(f"--resume {resume} goes on in that folder; leave run_dir out")
+    return folder
+
+
+def _newest(folder: Path, loaded: Loaded, console: ConsoleTracker) -> Path | None:
+    """The checkpoint to go on from, if there is one."""
+    run_dir.check_same_run(folder, loaded)
+    return checkpoint.newest(folder / "checkpoints", console.say)
+
+
+@contextlib.contextmanager
+def _recorded(this: Run, run_id: str, resumed: bool) -> Iterator[dict[str, Any]]:
+    """Keep ``status.json`` and the trackers right, however the block ends.
+
+    What the block puts into the dictionary that it gets is the summary.
+    """
+    summary: dict[str, Any] = {}
+    folder, progress = this.run_dir, this.progress
+    if this.runtime.is_main:
+        write_status(folder, "running", progress.step)
+    this.trackers.start(
+        RunInfo(
+            config=this.config.model_dump(),
+            run_dir=folder,
+            run_id=run_id,
+            total_steps=this.total_steps,
+            start_step=progress.step,
+            resumed=resumed,
+        )
+    )
+    try:
+        yield summary
+    except BaseException as error:
+        status = read_status(folder)
+        if status is None or status["state"] == "running":  # the process that fails first says why
+            message = str(error) or type(error).__name__
+            write_status(folder, "failed", progress.step, exit_code_of(error), message)
+        this.trackers.finish(summary, "failed")
+        raise
+    this.trackers.finish(summary, "done")
+    if this.runtime.is_main:
+        write_status(folder, "done", progress.step, DONE)
+    this.runtime.wait()
+
+
+# ------------------------------------------------------------------------------------ the summary
+
+
+def summarize(this: Run) -> dict[str, Any]:
+    """The content of ``summary.json``, the same on every process."""
+    progress = this.progress
+    trainable, frozen = count_parameters(this.network)
+    digest = saved.sha256(this.run_dir / "model" / "model.safetensors")
+    speed = progress.images / progress.training_seconds if progress.training_seconds else 0.0
+    return {
+        "val/accuracy": progress.best["val/accuracy"],
+        "val/loss": progress.best["val/loss"],
+        "best_step": progress.best["step"],
+        "last/val/accuracy": progress.last["val/accuracy"],
+        "last/val/loss": progress.last["val/loss"],
+        "steps": progress.step,
+        "images": progress.images,
+        "num_processes": this.runtime.world_size,
+        "wall_seconds": round(progress.wall_seconds, 3),
+        "training_seconds": round(progress.training_seconds, 3),
+        "images_per_second": round(speed, 2),
+        "trainable_parameters": trainable,
+        "frozen_parameters": frozen,
+        "frozen_unchanged": progress.frozen_unchanged,
+        "bad_images": len(progress.bad_images),
+        "model_sha256": digest,
+    }
+
+
+def show_summary(summary: dict[str, Any], folder: Path, console: ConsoleTracker) -> None:
+    """What a person wants to know at the end, and what to do next."""
+    console.say(
+        f"done: validation accuracy {summary['val/accuracy']:.4f} "
+        f"(loss {summary['val/loss']:.4f}, step {summary['best_step']}), "
+        f"last {summary['last/val/accuracy']:.4f}; {summary['steps']} steps in "
+        f"{summary['wall_seconds']:.1f} s; frozen parts unchanged"
+    )
+    console.say(f"model: {folder / 'model'}")
+    console.say(f"use it: tl predict {folder} IMAGE_OR_FOLDER")

@@ -1,0 +1,238 @@
+"""The processes, devices and precision that a run got, checked against what was asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+)
+from torch import Tensor
+
+from tl.config import Config
+from tl.errors import UserError
+
+T = TypeVar("T")
+
+TWO_CPU_PROCESSES = (
+    "accelerate launch --config_file configs/accelerate/cpu_2_processes.yaml launch/train.py"
+)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What this process is among its peers. Every collective operation of a run is here."""
+
+    accelerator: Accelerator
+    precision: str
+    """``no`` (float32), ``bf16`` or ``fp16``."""
+    threads: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def rank(self) -> int:
+        return self.accelerator.process_index
+
+    @property
+    def world_size(self) -> int:
+        return self.accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    @property
+    def processes_on_node(self) -> int:
+        return _processes_on_node(self.world_size)
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, on each of them."""
+        if self.world_size == 1:
+            return tensor
+        reduced = tensor.clone()
+        torch.distributed.all_reduce(reduced)
+        return reduced
+
+    def from_main(self, value: T) -> T:
+        """What the main process has for ``value``, on every process."""
+        holder = [value]
+        if self.world_size > 1:
+            broadcast_object_list(holder)
+        return holder[0]
+
+    def from_all(self, values: list[T]) -> list[T]:
+        """The lists of all processes, one after another by rank."""
+        return gather_object(values) if self.world_size > 1 else values
+
+    def wait(self) -> None:
+        """Go on when every process is here."""
+        self.accelerator.wait_for_everyone()
+
+    def first_on_each_node(self, work: Callable[[], Any]) -> Any:
+        """Do ``work`` on one process of each node first, then on the others.
+
+        A user's error on any process is raised on all of them: none is left waiting.
+        """
+        result, error = None, ""
+        if self.accelerator.is_local_main_process:
+            result, error = _attempt(work)
+        errors = [e for e in self.from_all([error]) if e]
+        if not errors and not self.accelerator.is_local_main_process:
+            result, error = _attempt(work)
+        errors = errors or [e for e in self.from_all([error]) if e]
+        if errors:
+            raise UserError(errors[0])
+        return result
+
+    def describe(self) -> str:
+        """One line on what the run got."""
+        device = str(self.device.type)
+        if self.device.type == "cuda":
+            device = torch.cuda.get_device_name(self.device)
+        precision = {"no": "float32"}.get(self.precision, self.precision)
+        plural = "process" if self.world_size == 1 else "processes"
+        nodes = self.world_size // self.processes_on_node
+        on_nodes = f" on {nodes} nodes" if nodes > 1 else ""
+        backend = f", {torch.distributed.get_backend()}" if self.world_size > 1 else ""
+        threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
+        return f"{self.world_size} {plural}{on_nodes}{backend} · {device} · {precision} · {threads}"
+
+
+def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:
+    try:
+        return work(), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _processes_on_node(world_size: int) -> int:
+    # LOCAL_WORLD_SIZE is torchrun's, and so accelerate's for several processes.
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+
+
+def start(config: Config) -> Runtime:
+    """Join the other processes, and check that the run got what was asked for.
+
+    Raises:
+        UserError: another number of processes than asked for, or a precision that the device or
+            the launcher contradicts.
+    """
+    precision = resolve_precision(
+        config.mixed_precision, os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), _gpu_precision()
+    )
+    accelerator = Accelerator(
+        # Accelerate leaves several processes without a GPU each alone, unless told it is a CPU run.
+        cpu=not torch.accelerator.is_available() or None,
+        mixed_precision=precision,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(minutes=30)),
+        ],
+    )
+    world_size = accelerator.num_processes
+    check_processes(world_size, config.num_processes, asked_of_launcher())
+    if precision == "fp16" and accelerator.device.type != "cuda":
+        raise UserError("mixed_precision=fp16 needs a GPU; here, use bf16 or no")
+    # `accelerate launch` leaves one thread to each CPU process, whatever cores there are.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = config.threads or max(1, (cores or 1) // _processes_on_node(world_size))
+    torch.set_num_threads(threads)
+    return Runtime(accelerator, precision, threads)
+
+
+def check_batch(global_batch_size: int, world_size: int) -> None:
+    """Raise UserError if a step would leave a process without an image."""
+    if global_batch_size < world_size:
+        raise UserError(
+            f"global_batch_size={global_batch_size} is smaller than the number of processes, "
+            f"{world_size}: give each at least one image, or start fewer processes"
+        )
+
+
+def check_processes(got: int, configured: int | None, launched: int | None) -> None:
+    """Raise UserError if the world size is not the one that was asked for."""
+    if configured is not None and configured != got:
+        raise UserError(
+            f"num_processes={configured} is configured, but {got} joined. Start it with "
+            f"`accelerate launch --num_processes {configured}` or "
+            f"`torchrun --nproc-per-node {configured}`."
+        )
+    if launched is not None and launched > 1 and got == 1:
+        raise UserError(
+            f"accelerate launch was asked for {launched} processes, but started one. On CPUs it "
+            f"does so with --cpu; two CPU processes start with\n    {TWO_CPU_PROCESSES}"
+        )
+
+
+def asked_of_launcher() -> int | None:
+    """The number of processes that `accelerate launch` was asked for, if it is our parent."""
+    try:
+        command = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return None
+    at = next((i + 1 for i, word in enumerate(command) if word == "launch"), None)
+    if at is None or not any("accelerate" in word for word in command[:at]):
+        return None
+    return _num_processes(command[at:])
+
+
+def _num_processes(launch_arguments: list[str]) -> int | None:
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    try:
+        arguments, _ = launch_command_parser().parse_known_args(launch_arguments)
+        if arguments.num_processes is not None:
+            return arguments.num_processes
+        if arguments.config_file or os.path.isfile(default_config_file):  # noqa: PTH113
+            return load_config_from_file(arguments.config_file).num_processes
+    except (SystemExit, Exception):  # not ours to judge: the launcher took these arguments
+        return None
+    return None
+
+
+def _gpu_precision() -> str:
+    """The half precision that the GPU has in silicon, ``no`` without a GPU."""
+    if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+        return "no"
+    return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+
+
+def resolve_precision(configured: str, launched: str, hardware: str) -> str:
+    """``no``, ``bf16`` or ``fp16`` from the config, the launcher's --mixed_precision, the GPU.
+
+    Raises:
+        UserError: config and launcher contradict each other, or the launcher asks for fp8.
+    """
+    if launched not in ("no", "bf16", "fp16"):
+        raise UserError(f"the launcher's --mixed_precision {launched} is none of no, bf16 and fp16")
+    if configured == "auto":
+        return launched if launched != "no" else hardware
+    if launched not in ("no", configured):
+        raise UserError(
+            f"mixed_precision={configured} is configured, but the launcher was started with "
+            f"--mixed_precision {launched}: drop one of them"
+        )
+    return configured
+
+
+def stop() -> None:
+    """Leave the other processes. Afterwards `start` can be called again in this process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()

@@ -1,0 +1,86 @@
+"""A run: what it was asked for, what it works with, and how far it has come."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tl.config import Config, Phase
+from tl.data.sampler import EvaluationSampler
+from tl.data.split import Source
+from tl.data.streams import BadImages
+from tl.engine.runtime import Runtime
+from tl.models.network import Network
+from tl.models.preprocessing import Preprocessing
+from tl.tracking.console import ConsoleTracker
+from tl.tracking.trackers import Trackers
+
+
+@dataclass
+class Progress:
+    """How far a run has come. It is what a checkpoint holds besides tensors, and all of it."""
+
+    phase: int = 0
+    """Index of the phase that goes on."""
+    phase_step: int = 0
+    """Steps done in that phase. The place in the data follows from it (`tl.data.sampler`)."""
+    step: int = 0
+    """Steps done in the run."""
+    images: int = 0
+    """Images trained on, in the run."""
+    training_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    best: dict[str, Any] = field(default_factory=dict)
+    """Metrics of the best evaluation, its step, and the sha256 of its model."""
+    last: dict[str, Any] = field(default_factory=dict)
+    """Metrics of the last evaluation."""
+    bad_images: dict[str, str] = field(default_factory=dict)
+    frozen_unchanged: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Run:
+    """Everything the loop works with."""
+
+    config: Config
+    phases: tuple[Phase, ...]
+    run_dir: Path
+    runtime: Runtime
+    source: Source
+    network: Network
+    preprocessing: Preprocessing
+    trackers: Trackers
+    console: ConsoleTracker
+    progress: Progress
+    bad_images: BadImages
+    workers: int
+
+    def steps_per_epoch(self, phase: Phase) -> int:
+        return math.ceil(len(self.source.train) / phase.global_batch_size)
+
+    def steps_of(self, phase: Phase) -> int:
+        """Length of a phase in steps."""
+        return phase.steps or phase.epochs * self.steps_per_epoch(phase)
+
+    def first_epoch(self, index: int) -> int:
+        """The number, from 0, of a phase's first epoch in the run; part of one counts as one."""
+        return sum(
+            math.ceil(self.steps_of(phase) / self.steps_per_epoch(phase))
+            for phase in self.phases[:index]
+        )
+
+    @property
+    def total_steps(self) -> int:
+        return sum(self.steps_of(phase) for phase in self.phases)
+
+    def evaluation_sampler(self, phase: Phase) -> EvaluationSampler:
+        """Each validation image once, in batches no smaller than this process trains with."""
+        batch_size = max(32, math.ceil(phase.global_batch_size / self.runtime.world_size))
+        return EvaluationSampler(
+            len(self.source.val), batch_size, self.runtime.rank, self.runtime.world_size
+        )

@@ -1,0 +1,55 @@
+"""What every objective is: a module that owns the network and turns a batch into a loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from tl.config import Phase
+from tl.data.streams import Batch
+from tl.models.network import Network
+
+
+class Objective(nn.Module):
+    """A loss over the network, and whatever parameters of its own it trains.
+
+    A fresh one is made for every phase and only it is given to Accelerate, so the DDP wrapper and
+    the mixed-precision wrapper always fit what trains in that phase.
+    """
+
+    streams: tuple[str, ...] = ("train",)
+    """The streams of data that a step takes a batch of."""
+
+    def __init__(self, network: Network, phase: Phase) -> None:
+        super().__init__()
+        self.network = network
+        self.phase = phase
+
+    def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """The loss of this process's share of a global batch.
+
+        Args:
+            batch: see `tl.data.streams.Batch`; ``weight`` (N,) is 0 for what must not count, and
+                ``global_count`` (scalar) is the sum of weights over the whole global batch, and
+                ``key`` (N,) int64 are the images' keys for ``network.draws``, by which dropout is
+                the same on any number of processes.
+            progress: how much of the phase is done, 0 to 1.
+
+        Returns:
+            ``loss``: this share's part of the global batch's mean. The parts of all processes
+            (and of all micro-batches) sum up to it. Any other entry is a sum over this share's
+            images, and is logged as a mean over images under its name.
+        """
+        raise NotImplementedError
+
+    def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Name and parameter of all that trains: the network's by their own names, then others."""
+        own = [(n, p) for n, p in self.named_parameters() if not n.startswith("network.")]
+        both = [*self.network.model.named_parameters(), *own]
+        return [(name, p) for name, p in both if p.requires_grad]
+
+
+def weighted_share(values: Tensor, batch: dict[str, Any]) -> Tensor:
+    """This share's part of the global mean of ``values`` (N,): padding is worth nothing."""
+    return (values * batch["weight"]).sum() / batch["global_count"]

@@ -1,0 +1,83 @@
+"""Optimizers, their parameter groups, and learning rates as pure functions of the step.
+
+The rate is set before every step from the step's number alone. There is no scheduler object to
+prepare, save or step the wrong number of times (Accelerate steps a prepared one once for every
+process).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from tl.config import OptimizerConfig, ScheduleConfig
+
+
+def parameter_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig
+) -> list[dict[str, Any]]:
+    """Groups for an optimizer, of the parameters that train and of no others.
+
+    Each has ``names`` beside ``params``, and ``base_lr``, which the schedule scales.
+    """
+    trained = [(name, p) for name, p in named_parameters if p.requires_grad]
+    return [
+        {
+            "params": [p for _, p in trained],
+            "names": [name for name, _ in trained],
+            "lr": config.lr,
+            "base_lr": config.lr,
+        }
+    ]
+
+
+def make_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The configured optimizer over ``groups``."""
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            groups,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov and config.momentum > 0,
+        )
+    assert config.name == "adamw"
+    beta1, beta2 = config.betas
+    return torch.optim.AdamW(
+        groups, lr=config.lr, betas=(beta1, beta2), weight_decay=config.weight_decay
+    )
+
+
+def lr_factor(schedule: ScheduleConfig, step: int, total_steps: int, steps_per_epoch: int) -> float:
+    """What the base rate is multiplied by at a step of a phase, counted from 0.
+
+    Warm-up over w steps: (step + 1) / w. After it, with t = (step - w) / (total_steps - w):
+
+    - constant: 1
+    - step: gamma ** (epoch // step_epochs), as torch's StepLR; epochs count from the phase's start
+    - cosine: final + (1 - final) (1 + cos(pi t)) / 2 (Loshchilov and Hutter, ICLR 2017)
+    - poly: final + (1 - final) (1 - t) ** power
+    """
+    warmup = max(schedule.warmup_steps, round(schedule.warmup_epochs * steps_per_epoch))
+    if step < warmup:
+        return (step + 1) / warmup
+    t = (step - warmup) / max(1, total_steps - warmup)
+    if schedule.name == "constant":
+        return 1.0
+    if schedule.name == "step":
+        return schedule.gamma ** (step // steps_per_epoch // schedule.step_epochs)
+    falling = (1 + math.cos(math.pi * t)) / 2 if schedule.name == "cosine" else (1 - t)
+    if schedule.name == "poly":
+        falling **= schedule.power
+    return schedule.final + (1 - schedule.final) * falling
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Scale every group's base rate; returns the highest rate, the one that is logged."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return max(group["lr"] for group in optimizer.param_groups)
