@@ -42,7 +42,8 @@ def run(run_dir: str, *overrides: str) -> dict[str, Any]:
 def _records(folder: Path) -> list[dict[str, Any]]:
     timing = {"time", "images_per_second"}
     return [
-        {k: v for k, v in line.items() if k not in timing} for line in read(folder / "metrics.jsonl")
+        {k: v for k, v in line.items() if k not in timing}
+        for line in read(folder / "metrics.jsonl")
     ]
 
 

@@ -46,7 +46,7 @@ class Images(Dataset):
         rows = good or [(torch.zeros(3, self.size, self.size), 0, PADDING, "")]
         images, labels, ids, _ = zip(*rows, strict=True)
         return {
-            "image": torch.stack(images),  # type: ignore[arg-type]
+            "image": torch.stack(images),
             "label": torch.tensor(labels),
             "id": torch.tensor(ids),
             "weight": torch.full((len(rows),), 1.0 if good else 0.0),
@@ -76,7 +76,7 @@ def open_stream(
     images = Images(split, transform, seed, size)
     return DataLoader(
         images,
-        batch_sampler=sampler,  # type: ignore[arg-type]
+        batch_sampler=sampler,
         num_workers=workers,
         collate_fn=images.collate,
         pin_memory=pin_memory,

@@ -168,6 +168,7 @@ def save_checkpoint(
     progress = run.progress
     if phase_ends:
         progress.phase, progress.phase_step = index + 1, 0
+    progress.wall_seconds = time.perf_counter() - run.started
     if run.runtime.is_main:
         state = progress.to_dict()
         tensors = checkpoint.module_tensors("network", run.network.model)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tl.arguments import Loaded
 from tl.atomic import write_json_atomically
@@ -69,8 +71,7 @@ def run(
     for phase in loaded.phases:
         check_batch(phase.global_batch_size, here.world_size)
         objective_class(phase.objective)
-    folder = here.from_main(_folder(config, resume))
-    run_dir.check_free(folder, resume)
+    folder = here.on_main(lambda: _folder(config, resume))
 
     # The cheap checks are done. Data and weights take a while.
     source = open_source(config.data, config.seed)
@@ -85,16 +86,17 @@ def run(
         return {}
 
     # From here on the run has its folder.
-    found = None if resume == "never" else here.from_main(_newest(folder, loaded, console))
-    run_id = here.from_main(run_dir.claim(folder, loaded) if here.is_main else "")
+    found = None
+    if resume != "never":
+        found = here.on_main(lambda: _newest(folder, loaded, console))
+    run_id = here.on_main(lambda: run_dir.claim(folder, loaded))
     progress, tensors = Progress(), None
     if found is not None:
-        state, tensors = checkpoint.read(found)
-        progress = Progress(**{f.name: state[f.name] for f in dataclasses.fields(Progress)})
-        checkpoint.load_module("network", network.model, tensors)
-        if here.accelerator.scaler is not None and "scaler" in state:
-            here.accelerator.scaler.load_state_dict(state["scaler"])
+        progress, tensors = restore(found, network, here)
         console.say(f"going on after step {progress.step}, from {found}")
+        if progress.phase == len(loaded.phases) and (folder / "summary.json").is_file():
+            console.say("the run is done already")
+            return json.loads((folder / "summary.json").read_text())
     network.to(here.device).to(memory_format=torch.channels_last)
     workers = config.data.workers
     bad_images = BadImages(config.data.bad_images, config.data.max_bad_images)
@@ -114,16 +116,18 @@ def run(
         progress=progress,
         bad_images=bad_images,
         workers=default_workers(here.processes_on_node) if workers is None else workers,
+        started=started - progress.wall_seconds,
     )
-    seconds_before = progress.wall_seconds - started
     with console, _recorded(this, run_id, resumed=found is not None) as summary:
         for index in range(progress.phase, len(loaded.phases)):
             train_phase(this, index, tensors if progress.phase_step else None)
-        progress.wall_seconds = seconds_before + time.perf_counter()
-        summary.update(summarize(this))
+            tensors = None
+        progress.wall_seconds = time.perf_counter() - this.started
         if here.is_main:
             saved.save(network, source.classes, preprocessing, folder / "last")
+            summary.update(summarize(this))
             write_json_atomically(folder / "summary.json", summary)
+        summary.update(here.from_main(summary))
     show_summary(summary, folder, console)
     return summary
 
@@ -219,18 +223,34 @@ def _describe_weights(report: LoadReport) -> str:
 
 
 def _folder(config: Config, resume: str) -> Path:
-    """Where the run writes. `--resume DIR` names the folder of the run that goes on."""
+    """Where the run writes. `--resume DIR` names the folder of the run that goes on.
+
+    Raises:
+        UserError: the folder is another run's, or there is no run to go on with.
+    """
     if resume in ("never", "auto"):
         if config.run_dir is None and resume == "auto":
             raise UserError("--resume auto needs run_dir: which run should go on?")
         what = f"{config.model.name}-{config.strategy or 'phases'}"
-        return Path(config.run_dir) if config.run_dir else run_dir.new_name(what)
-    folder = Path(resume)
-    if not (folder / run_dir.CONFIG).is_file():
-        raise UserError(f"--resume {resume}: no run is in that folder (no {run_dir.CONFIG})")
-    if config.run_dir is not None and Path(config.run_dir).resolve() != folder.resolve():
-        raise UserError(f"--resume {resume} goes on in that folder; leave run_dir out")
+        folder = Path(config.run_dir) if config.run_dir else run_dir.new_name(what)
+    else:
+        folder = Path(resume)
+        if not (folder / run_dir.CONFIG).is_file():
+            raise UserError(f"--resume {resume}: no run is in that folder (no {run_dir.CONFIG})")
+        if config.run_dir is not None and Path(config.run_dir).resolve() != folder.resolve():
+            raise UserError(f"--resume {resume} goes on in that folder; leave run_dir out")
+    run_dir.check_free(folder, resume)
     return folder
+
+
+def restore(found: Path, network: Network, here: Runtime) -> tuple[Progress, dict[str, Tensor]]:
+    """Load a checkpoint into the network; returns how far it had come, and all its tensors."""
+    state, tensors = checkpoint.read(found)
+    progress = Progress(**{f.name: state[f.name] for f in dataclasses.fields(Progress)})
+    checkpoint.load_module("network", network.model, tensors)
+    if here.accelerator.scaler is not None and "scaler" in state:
+        here.accelerator.scaler.load_state_dict(state["scaler"])
+    return progress, tensors
 
 
 def _newest(folder: Path, loaded: Loaded, console: ConsoleTracker) -> Path | None:
@@ -264,7 +284,8 @@ def _recorded(this: Run, run_id: str, resumed: bool) -> Iterator[dict[str, Any]]
     except BaseException as error:
         status = read_status(folder)
         if status is None or status["state"] == "running":  # the process that fails first says why
-            message = str(error) or type(error).__name__
+            interrupted = isinstance(error, KeyboardInterrupt)
+            message = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
             write_status(folder, "failed", progress.step, exit_code_of(error), message)
         this.trackers.finish(summary, "failed")
         raise
@@ -278,7 +299,7 @@ def _recorded(this: Run, run_id: str, resumed: bool) -> Iterator[dict[str, Any]]
 
 
 def summarize(this: Run) -> dict[str, Any]:
-    """The content of ``summary.json``, the same on every process."""
+    """The content of ``summary.json``."""
     progress = this.progress
     trainable, frozen = count_parameters(this.network)
     digest = saved.sha256(this.run_dir / "model" / "model.safetensors")

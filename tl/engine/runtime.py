@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psutil
 import torch
@@ -73,6 +73,14 @@ class Runtime:
         if self.world_size > 1:
             broadcast_object_list(holder)
         return holder[0]
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Do ``work`` on the main process; all get its result, or its user's error."""
+        result, error = _attempt(work) if self.is_main else (None, "")
+        result, error = self.from_main((result, error))
+        if error:
+            raise UserError(error)
+        return cast(T, result)
 
     def from_all(self, values: list[T]) -> list[T]:
         """The lists of all processes, one after another by rank."""

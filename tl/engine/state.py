@@ -59,6 +59,8 @@ class Run:
     progress: Progress
     bad_images: BadImages
     workers: int
+    started: float
+    """What `time.perf_counter` would have been at the start, had the run never been interrupted."""
 
     def steps_per_epoch(self, phase: Phase) -> int:
         return math.ceil(len(self.source.train) / phase.global_batch_size)

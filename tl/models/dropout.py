@@ -103,5 +103,5 @@ def _drop_of(module: nn.Module) -> tuple[float | None, bool]:
     if isinstance(module, StochasticDepth) and module.mode == "row":
         return module.p, True
     if type(module).__name__ == "DropPath" and getattr(module, "scale_by_keep", False):  # timm
-        return module.drop_prob, True
+        return float(module.drop_prob or 0), True  # type: ignore[arg-type]
     return None, False

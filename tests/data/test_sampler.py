@@ -1,0 +1,124 @@
+"""Who gets which image: each once, in one order, on any number of processes, from any step."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tl.data.sampler import PADDING, EvaluationSampler, TrainSampler, epoch_order, share
+
+worlds = st.integers(1, 5)
+seeds = st.integers(0, 2**64)
+
+
+@st.composite
+def samplers(draw: st.DrawFn) -> TrainSampler:
+    """Of one to three whole epochs, for rank 0 of one process."""
+    n, batch = draw(st.integers(1, 40)), draw(st.integers(1, 50))
+    steps = math.ceil(n / batch) * draw(st.integers(1, 3))
+    return TrainSampler(n, batch, draw(seeds), draw(st.integers(0, 9)), 0, steps, 0, 1)
+
+
+def of_all_ranks(sampler: TrainSampler, world: int) -> list[list[list[tuple[int, int]]]]:
+    """For each rank the batches it gets."""
+    return [list(replace(sampler, rank=rank, world_size=world)) for rank in range(world)]
+
+
+def without_padding(keys: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [key for key in keys if key[1] != PADDING]
+
+
+@given(st.integers(0, 200), worlds)
+def test_shares_cover_all_and_differ_by_at_most_one(num: int, world: int) -> None:
+    parts = [list(range(num)[share(num, rank, world)]) for rank in range(world)]
+    assert list(chain(*parts)) == list(range(num))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(samplers(), worlds)
+def test_the_shares_of_a_step_are_the_slice_of_the_epochs_order(
+    sampler: TrainSampler, world: int
+) -> None:
+    ranks = of_all_ranks(sampler, world)
+    for step in range(sampler.last_step):
+        epoch, position = divmod(step, sampler.steps_per_epoch)
+        epoch += sampler.first_epoch
+        start = position * sampler.global_batch_size
+        order = epoch_order(sampler.num_images, sampler.seed, epoch)
+        expected = [(epoch, i) for i in order[start : start + sampler.global_batch_size].tolist()]
+        shares = [rank[step] for rank in ranks]
+        assert without_padding(list(chain(*shares))) == expected
+        sizes = [len(without_padding(keys)) for keys in shares]
+        assert max(sizes) - min(sizes) <= 1
+        for keys, size in zip(shares, sizes, strict=True):
+            # Padding stands alone, and only where there is nothing else.
+            assert (keys == [(epoch, PADDING)]) if size == 0 else len(keys) == size
+
+
+@settings(max_examples=100, deadline=None)
+@given(samplers(), worlds)
+def test_an_epoch_has_each_image_once(sampler: TrainSampler, world: int) -> None:
+    seen = Counter(without_padding(list(chain(*chain(*of_all_ranks(sampler, world))))))
+    epochs = sampler.last_step // sampler.steps_per_epoch
+    first = sampler.first_epoch
+    expected = {(e, i) for e in range(first, first + epochs) for i in range(sampler.num_images)}
+    assert set(seen) == expected
+    assert set(seen.values()) == {1}
+
+
+@settings(max_examples=100, deadline=None)
+@given(samplers(), worlds, st.data())
+def test_going_on_from_any_step_gives_the_tail(
+    sampler: TrainSampler, world: int, data: st.DataObject
+) -> None:
+    first = data.draw(st.integers(0, sampler.last_step))
+    for rank in range(world):
+        whole = replace(sampler, rank=rank, world_size=world)
+        tail = replace(whole, first_step=first)
+        assert list(tail) == list(whole)[first:]
+        assert len(tail) == len(list(tail))
+
+
+def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch() -> None:
+    order = epoch_order(50, 3, 4)
+    assert sorted(order.tolist()) == list(range(50))
+    assert order.dtype == np.int64
+    assert np.array_equal(order, epoch_order(50, 3, 4))
+    for other in ((3, 5), (4, 4), (4, 3)):
+        assert not np.array_equal(order, epoch_order(50, *other))
+
+
+def test_the_order_of_an_epoch_stays_what_it_was() -> None:
+    """A checkpoint is continued by a later version only if this order is still the same."""
+    assert epoch_order(10, 0, 0).tolist() == [4, 6, 2, 7, 3, 5, 9, 0, 8, 1]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 60), st.integers(1, 20), worlds)
+def test_evaluation_has_each_image_once_in_as_many_batches_on_every_rank(
+    n: int, batch: int, world: int
+) -> None:
+    ranks = [list(EvaluationSampler(n, batch, rank, world)) for rank in range(world)]
+    seen = [i for batches in ranks for keys in batches for _, i in keys if i != PADDING]
+    assert seen == list(range(n))
+    lengths = {len(batches) for batches in ranks}
+    assert lengths == {len(EvaluationSampler(n, batch, 0, world))}
+    assert lengths.pop() >= 1
+    for keys in chain(*ranks):
+        assert 1 <= len(keys) <= batch
+        assert keys == [(0, PADDING)] or PADDING not in [i for _, i in keys]
+
+
+@pytest.mark.parametrize(("n", "batch", "steps"), [(10, 5, 2), (11, 5, 3), (3, 5, 1)])
+def test_an_epoch_ends_with_what_is_left(n: int, batch: int, steps: int) -> None:
+    sampler = TrainSampler(n, batch, 0, 0, 0, steps, 0, 1)
+    assert sampler.steps_per_epoch == steps
+    assert [len(keys) for keys in sampler] == [batch] * (steps - 1) + [n - batch * (steps - 1)]

@@ -1,0 +1,121 @@
+"""How a command ends: its exit code, and one message from the process that has to say it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tl.command import BAD_INPUT, DONE, FAILURE, Parser, exit_code, split_config
+from tl.errors import OnOneProcessError, UserError
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def command() -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UserError("no such file"), BAD_INPUT),
+        (OnOneProcessError("bad image"), BAD_INPUT),
+        (RuntimeError("it broke"), FAILURE),
+        (KeyboardInterrupt(), FAILURE),
+    ],
+)
+def test_the_exit_code_says_whose_fault_it_is_on_every_rank(
+    error: BaseException, code: int, rank: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    assert exit_code(raising(error)) == code
+
+
+def test_a_command_that_returns_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: 7) == DONE
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "rank", "said"),
+    [
+        (UserError("no such file"), "0", "error: no such file\n"),
+        (UserError("no such file"), "3", ""),  # the main process says it for all
+        (OnOneProcessError("bad image"), "3", "error: bad image\n"),
+        (KeyboardInterrupt(), "0", "interrupted\n"),
+        (KeyboardInterrupt(), "1", ""),
+    ],
+)
+def test_a_message_is_said_once(
+    error: BaseException,
+    rank: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    exit_code(raising(error))
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_defect_is_said_with_its_rank_and_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    exit_code(raising(RuntimeError("it broke")))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Traceback")
+    assert err.endswith("error on rank 3: RuntimeError: it broke\n")
+
+
+def test_a_reader_that_has_gone_is_no_traceback() -> None:
+    code = (
+        "import sys; from tl.command import exit_code\n"
+        "sys.exit(exit_code(lambda: [print('x' * 1000, flush=True) for _ in range(1000)]))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=30) == FAILURE
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 2), ("1", 0)])
+def test_a_usage_error_is_said_by_the_main_process_alone(
+    rank: str, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as caught:
+        Parser(prog="train").parse_args(["--no-such-thing"])
+    assert caught.value.code == BAD_INPUT
+    assert len(capsys.readouterr().err.splitlines()) == lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], (None, [])),
+        (["run.yaml"], ("run.yaml", [])),
+        (["a=1", "run.yaml", "b.c=x=y"], ("run.yaml", ["a=1", "b.c=x=y"])),
+        (["data.root=/a/b"], (None, ["data.root=/a/b"])),
+        (["runs/lr=0.1/config.yaml", "seed=1"], ("runs/lr=0.1/config.yaml", ["seed=1"])),
+    ],
+)
+def test_a_config_is_told_from_its_overrides(
+    arguments: list[str], expected: tuple[str | None, list[str]]
+) -> None:
+    assert split_config(arguments) == expected
+
+
+def test_a_second_config_is_refused() -> None:
+    with pytest.raises(UserError, match=r"a\.yaml and b\.yaml: one config at a time"):
+        split_config(["a.yaml", "seed=1", "b.yaml"])

@@ -1,0 +1,187 @@
+"""What people and editors are shown of the keys is what the keys are."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tl import yaml12
+from tl.arguments import dotted, leaves, load
+from tl.config import Config
+from tl.config_help import describe_config, describe_keys, json_schema, type_name
+from tl.errors import UserError
+
+SCHEMA = json.loads(json_schema())
+
+
+def test_help_names_every_key_with_its_default_and_a_line() -> None:
+    lines = describe_keys().splitlines()
+    for path, field in leaves(Config):
+        (index,) = [i for i, line in enumerate(lines) if line.startswith(f"  {dotted(path)}: ")]
+        shown = lines[index].partition(" = ")[2]
+        assert yaml12.load(shown, "help")[0] == field.default
+        assert len(lines[index + 1].strip()) > 5
+
+
+@pytest.mark.parametrize(
+    ("annotation", "shown"),
+    [(int, "int"), (str | None, "text or null"), (list[float], "list of float")],
+)
+def test_types_are_written_for_people(annotation: Any, shown: str) -> None:
+    assert type_name(annotation) == shown
+
+
+OVERRIDES = [
+    "strategy=last_stages(2)", "phases=[{train: head}, {train: full, epochs: 3}]",
+    "phases.0.optimizer.lr=0.5", "optimizer={lr: 0.25}", "run_dir=null", "run_dir='null'",
+    'tracking.wandb.name="two\\nlines # and no comment"', "tracking.wandb.tags=[a b, 'no', '1e-3']",
+    "data.root=" + "long/ " * 60, "tracking.wandb.name=over\n  lines", "data.classes=[no, 7]",
+]  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(OVERRIDES), max_size=5))
+def test_print_config_is_yaml_that_loads_to_the_same(
+    tmp_path_factory: pytest.TempPathFactory, overrides: list[str]
+) -> None:
+    first = load(None, overrides, {})
+    file = tmp_path_factory.mktemp("config") / "config.yaml"
+    file.write_text(describe_config(first), encoding="utf-8")
+    second = load(file, [], {})
+    assert second.config == first.config
+    assert second.phases == first.phases
+
+
+def test_print_config_says_where_each_value_came_from(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("seed: 3\nphases:\n- train: full\n")
+    shown = describe_config(load(file, ["optimizer.lr=0.5"], {"TL_EPOCHS": "2"}))
+    expected = {
+        "seed: 3": f"{file}:1", "strategy: null": f"{file}:3", "phases:": f"{file}:3",
+        "epochs: 2": "environment: TL_EPOCHS", "  lr: 0.5": "command line: optimizer.lr=0.5",
+        "  momentum: 0.9": "default",
+    }  # fmt: skip
+    for line, origin in expected.items():
+        assert re.search(rf"^{re.escape(line)} +# {re.escape(origin)}$", shown, re.MULTILINE), line
+
+
+def test_print_config_spells_a_strategy_out_in_comments() -> None:
+    shown = describe_config(load(None, ["strategy=last_stages(2)"], {}))
+    assert "# last_stages(2) stands for these phases:\n# phases:\n# - " in shown
+    assert "train: last_stages(2)" in shown
+
+
+# ------------------------------------------------------------------------------- the JSON schema
+
+ANNOTATIONS = {"title", "description", "default", "$defs"}
+
+
+def accepts(schema: dict[str, Any], value: Any) -> bool:
+    """JSON Schema, as far as the config's uses it; any other keyword fails the test."""
+    for keyword, rule in schema.items():
+        match keyword:
+            case "$ref":
+                ok = accepts(SCHEMA["$defs"][rule.removeprefix("#/$defs/")], value)
+            case "anyOf":
+                ok = any(accepts(choice, value) for choice in rule)
+            case "enum":
+                ok = value in rule
+            case "type":
+                ok = is_of_type(value, rule)
+            case "properties":
+                ok = not isinstance(value, dict) or all(
+                    accepts(rule[key], item) for key, item in value.items() if key in rule
+                )
+            case "additionalProperties":
+                assert rule is False
+                ok = not isinstance(value, dict) or not set(value) - set(schema["properties"])
+            case "required":
+                ok = not isinstance(value, dict) or set(rule) <= set(value)
+            case "items":
+                ok = not isinstance(value, list) or all(accepts(rule, item) for item in value)
+            case "minItems":
+                ok = not isinstance(value, list) or len(value) >= rule
+            case "maxItems":
+                ok = not isinstance(value, list) or len(value) <= rule
+            case "minimum":
+                ok = not is_of_type(value, "number") or value >= rule
+            case "maximum":
+                ok = not is_of_type(value, "number") or value <= rule
+            case "exclusiveMinimum":
+                ok = not is_of_type(value, "number") or value > rule
+            case "exclusiveMaximum":
+                ok = not is_of_type(value, "number") or value < rule
+            case "pattern":
+                ok = not isinstance(value, str) or re.search(rule, value) is not None
+            case _:
+                assert keyword in ANNOTATIONS, f"this test knows no {keyword}"
+                ok = True
+        if not ok:
+            return False
+    return True
+
+
+def is_of_type(value: Any, kind: str) -> bool:
+    if isinstance(value, bool):
+        return kind == "boolean"
+    python: dict[str, Any] = {
+        "object": dict, "array": list, "string": str, "integer": int, "number": (int, float),
+        "null": type(None), "boolean": bool,
+    }  # fmt: skip
+    return isinstance(value, python[kind])
+
+
+EXAMPLES = [
+    {},
+    {"run_dir": "runs/a", "seed": 1, "strategy": "last_stages(2)", "epochs": 3, "steps": None},
+    {"phases": [{"train": "head"}, {"name": "b", "train": "full", "optimizer": {"lr": 1e-3}}]},
+    {"data": {"classes": ["cat", 7], "root": None}, "model": {"weights": None}},
+    {"optimizer": {"betas": [0.9, 0.95]}, "mixed_precision": "no", "clip_norm": 1},
+    {"optimizer": {"lr": -1}},
+    {"epochs": 0},
+    {"epochs": "3"},
+    {"sede": 1},
+    {"optimizer": {"betas": [0.9]}},
+    {"schedule": {"name": "cosin"}},
+    {"phases": [{"name": "a"}]},
+    {"phases": []},
+    {"phases": [{"train": "full", "lr": 1}]},
+    {"data": {"classes": [1.5]}},
+    {"nesterov": True},
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_the_schema_accepts_what_loads_and_nothing_else(
+    example: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml12.dump(example))
+    try:
+        load(file, [], {})
+        loads = True
+    except UserError:
+        loads = False
+    assert accepts(SCHEMA, example) == loads
+
+
+@pytest.mark.parametrize("overrides", [[], ["phases=[{train: full}]"]])
+def test_the_schema_accepts_a_resolved_config(overrides: list[str]) -> None:
+    assert accepts(SCHEMA, yaml12.load(load(None, overrides, {}).to_yaml(), "config")[0])
+
+
+@pytest.mark.parametrize(
+    "file",
+    # Those of a run; configs/accelerate holds the launcher's.
+    sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")),
+    ids=lambda file: file.name,
+)
+def test_shipped_configs_load_and_fit_the_schema(file: Path) -> None:
+    load(file, [], {})
+    assert accepts(SCHEMA, yaml12.load(file.read_text("utf-8"), file.name)[0] or {})

@@ -1,0 +1,188 @@
+"""Schedules against torch's own schedulers, and optimizers against torch's own optimizers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    PolynomialLR,
+    SequentialLR,
+    StepLR,
+)
+
+from tl.config import OptimizerConfig, ScheduleConfig
+from tl.optim import lr_factor, make_optimizer, parameter_groups, set_lr
+
+TOTAL, PER_EPOCH = 60, 6
+# torch's schedulers multiply the rate of the step before, which adds a rounding for each step.
+CLOSE = 1e-12
+
+
+def factors(total: int = TOTAL, per_epoch: int = PER_EPOCH, **keys: Any) -> list[float]:
+    schedule = ScheduleConfig(**keys)
+    return [lr_factor(schedule, step, total, per_epoch) for step in range(total)]
+
+
+def sgd() -> torch.optim.SGD:
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1, dtype=torch.float64))], lr=1.0)
+
+
+def rates(scheduler: LRScheduler, per: int = 1, total: int = TOTAL) -> list[float]:
+    """The rate at each step of a scheduler that is stepped after every ``per`` steps."""
+    found = []
+    for step in range(total):
+        found.append(scheduler.optimizer.param_groups[0]["lr"])
+        scheduler.optimizer.step()
+        if (step + 1) % per == 0:
+            scheduler.step()
+    return found
+
+
+def test_step_is_torchs_step_lr_per_epoch() -> None:
+    theirs = rates(StepLR(sgd(), step_size=3, gamma=0.3), per=PER_EPOCH)
+    ours = factors(name="step", step_epochs=3, gamma=0.3)
+    assert ours == pytest.approx(theirs, rel=CLOSE)
+    assert len(set(theirs)) == 4
+
+
+@pytest.mark.parametrize("final", [0.0, 0.1, 1.0])
+def test_cosine_is_torchs_cosine_annealing(final: float) -> None:
+    theirs = rates(CosineAnnealingLR(sgd(), T_max=TOTAL, eta_min=final))
+    # torch's recursion divides by numbers near 0 at the end and loses digits there.
+    assert factors(name="cosine", final=final) == pytest.approx(theirs, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("power", [1.0, 0.9, 2.0])
+def test_poly_is_torchs_polynomial(power: float) -> None:
+    theirs = rates(PolynomialLR(sgd(), total_iters=TOTAL, power=power))
+    assert factors(name="poly", power=power) == pytest.approx(theirs, rel=1e-11)
+
+
+def test_constant_stays() -> None:
+    assert set(factors(name="constant")) == {1.0}
+
+
+@pytest.mark.parametrize("warmup", [{"warmup_steps": 12}, {"warmup_epochs": 2.0}])
+def test_warm_up_is_torchs_linear_and_then_the_schedule_over_what_is_left(
+    warmup: dict[str, Any],
+) -> None:
+    optimizer = sgd()
+    linear = LinearLR(optimizer, start_factor=1 / 12, total_iters=11)
+    cosine = CosineAnnealingLR(optimizer, T_max=TOTAL - 12)
+    theirs = rates(SequentialLR(optimizer, [linear, cosine], milestones=[12]))
+    ours = factors(name="cosine", **warmup)
+    assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-12)
+
+
+def test_the_longer_of_two_warm_ups_counts() -> None:
+    assert factors(warmup_steps=4, warmup_epochs=2.0) == factors(warmup_epochs=2.0)
+    assert factors(warmup_steps=14, warmup_epochs=2.0) == factors(warmup_steps=14)
+
+
+def test_final_is_what_the_rate_falls_towards() -> None:
+    for name in ("cosine", "poly"):
+        ours = factors(name=name, final=0.25, total=10_000)
+        assert ours[0] == 1.0
+        assert ours[-1] == pytest.approx(0.25, abs=1e-4)  # a step before the end: 1/10000 left
+
+
+names = st.sampled_from(["constant", "step", "cosine", "poly"])
+schedules = st.builds(
+    ScheduleConfig, name=names, warmup_steps=st.integers(0, 30), warmup_epochs=st.floats(0, 4),
+    step_epochs=st.integers(1, 9), gamma=st.floats(0.01, 1), power=st.floats(0.1, 3),
+    final=st.floats(0, 1),
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(schedules, st.integers(1, 80), st.integers(1, 12))
+def test_a_factor_is_in_0_to_1_rises_in_warm_up_and_never_after(
+    schedule: ScheduleConfig, total: int, per_epoch: int
+) -> None:
+    found = [lr_factor(schedule, step, total, per_epoch) for step in range(total)]
+    warmup = max(schedule.warmup_steps, round(schedule.warmup_epochs * per_epoch))
+    assert all(0 < factor <= 1 for factor in found)
+    rising, falling = found[:warmup], found[warmup:]
+    assert rising == sorted(set(rising))
+    assert falling == sorted(falling, reverse=True)
+    if warmup < total and schedule.name != "step":
+        assert falling[0] == 1.0
+
+
+# -------------------------------------------------------------------------------------- optimizers
+
+
+def toy(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+
+
+def descend(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 25) -> None:
+    x = torch.randn(steps, 8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for batch in x:
+        optimizer.zero_grad()
+        model(batch).square().sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("config", "plain"),
+    [
+        (
+            OptimizerConfig(lr=0.01, momentum=0.8, weight_decay=0.1),
+            lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.8, weight_decay=0.1),
+        ),
+        (
+            OptimizerConfig(lr=0.01, momentum=0.8, nesterov=True),
+            lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.8, nesterov=True),
+        ),
+        (OptimizerConfig(lr=0.01, momentum=0.0, nesterov=True), lambda p: torch.optim.SGD(p, 0.01)),
+        (
+            OptimizerConfig(name="adamw", lr=0.01, betas=[0.8, 0.9], weight_decay=0.1),
+            lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.8, 0.9), weight_decay=0.1),
+        ),
+        (
+            # torch's AdamW decays by default, ours does not
+            OptimizerConfig(name="adamw", lr=0.01),
+            lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.0),
+        ),
+    ],
+)
+def test_an_optimizer_gives_the_very_weights_of_torchs_own(
+    config: OptimizerConfig, plain: Any
+) -> None:
+    ours, theirs = toy(), toy()
+    descend(ours, make_optimizer(parameter_groups(ours.named_parameters(), config), config))
+    descend(theirs, plain(theirs.parameters()))
+    for name, before in toy().named_parameters():
+        assert torch.equal(ours.get_parameter(name), theirs.get_parameter(name))
+        assert not torch.equal(ours.get_parameter(name), before)
+
+
+def test_frozen_parameters_never_reach_the_optimizer() -> None:
+    model = toy()
+    model[0].requires_grad_(False)
+    (group,) = parameter_groups(model.named_parameters(), OptimizerConfig())
+    assert group["names"] == ["2.weight", "2.bias"]
+    assert [id(p) for p in group["params"]] == [id(p) for p in model[2].parameters()]
+
+
+def test_set_lr_scales_every_groups_own_rate_and_returns_the_highest() -> None:
+    model = toy()
+    optimizer = torch.optim.SGD(
+        [
+            {"params": model[0].parameters(), "lr": 0.1, "base_lr": 0.1},
+            {"params": model[2].parameters(), "lr": 0.4, "base_lr": 0.4},
+        ]
+    )
+    set_lr(optimizer, 0.1)
+    assert set_lr(optimizer, 0.5) == 0.2  # of the base, not of the rate before
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.2]
