@@ -1,4 +1,4 @@
-"""Promises 2 and 3: every sample counts once, and the run is the same on 1, 2, 3 and 4 processes."""
+"""Promises 2 and 3: every sample counts once, on 1, 2, 3 and 4 processes alike."""
 
 from __future__ import annotations
 

@@ -1,0 +1,287 @@
+"""launch/train.py as people start it: the launchers, wrong input, Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from gloo_workers import GlooWorkers
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+TRAIN = str(ROOT / "launch" / "train.py")
+ENVIRONMENT = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONUNBUFFERED": "1"}
+BIN = Path(sys.executable).parent
+ACCELERATE = [str(BIN / "accelerate"), "launch", "--num_machines", "1", "--mixed_precision", "no",
+              "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+LAUNCHERS = {
+    "python": [sys.executable],
+    "torchrun-2": [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2"],
+    "accelerate-1": [*ACCELERATE, "--num_processes", "1"],
+    "accelerate-2": [*ACCELERATE, "--multi_gpu", "--num_processes", "2"],
+}
+SMALL = [
+    "data.source=digits",
+    "data.image_size=32",
+    "data.max_train=13",
+    "data.max_val=13",
+    "data.workers=0",
+    "model.name=squeezenet1_1",
+    "model.weights=null",
+    "strategy=head",
+    "global_batch_size=8",
+    "epochs=2",
+]
+
+
+def launch(launcher: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*LAUNCHERS[launcher], TRAIN, *arguments],
+        capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=200,
+    )  # fmt: skip
+
+
+def test_all_launchers_give_the_same_summary(tmp_path: Path) -> None:
+    """And from any folder: the run is started from a temporary one."""
+    summaries = {}
+    for launcher in LAUNCHERS:
+        done = launch(launcher, *SMALL, f"run_dir={launcher}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        summaries[launcher] = json.loads((tmp_path / launcher / "summary.json").read_text())
+    assert (
+        summaries["torchrun-2"]["num_processes"] == summaries["accelerate-2"]["num_processes"] == 2
+    )
+    reference = summaries["python"]
+    for summary in summaries.values():
+        assert summary["val/accuracy"] == reference["val/accuracy"]
+        assert summary["last/val/accuracy"] == reference["last/val/accuracy"]
+        # Float32 sums in another order, over four steps of a convex problem.
+        assert summary["val/loss"] == pytest.approx(reference["val/loss"], rel=1e-5)
+        for exact in ("steps", "images", "trainable_parameters", "frozen_parameters", "best_step"):
+            assert summary[exact] == reference[exact]
+
+
+def test_a_launcher_that_starts_fewer_processes_than_asked_for_is_found_out(tmp_path: Path) -> None:
+    command = [str(BIN / "accelerate"), "launch", "--cpu", "--num_processes", "2", TRAIN, *SMALL]
+    done = subprocess.run(
+        [*command, f"run_dir={tmp_path / 'run'}"], capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert "asked for 2 processes, but started one" in done.stderr
+    assert "configs/accelerate/cpu_2_processes.yaml" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_accelerate_config_for_two_cpu_processes_starts_two(tmp_path: Path) -> None:
+    config = ROOT / "configs" / "accelerate" / "cpu_2_processes.yaml"
+    command = [str(BIN / "accelerate"), "launch", "--config_file", str(config), TRAIN, *SMALL]
+    environment = {k: v for k, v in ENVIRONMENT.items() if k != "ACCELERATE_USE_CPU"}
+    done = subprocess.run(
+        [*command, f"run_dir={tmp_path / 'run'}"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2 processes, gloo · cpu · float32 · ")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["num_processes"] == 2
+
+
+def test_ctrl_c_leaves_a_status_and_no_process(tmp_path: Path) -> None:
+    arguments = [*SMALL, "epochs=100000", "data.workers=1", f"run_dir={tmp_path / 'run'}"]
+    process = subprocess.Popen(
+        [sys.executable, TRAIN, *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children, "a loader worker at least"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    assert "interrupted" in errors
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["exit_code"], status["message"]) == ("failed", 1, "interrupted")
+    assert status["step"] > 0
+    deadline = time.monotonic() + 10
+    while any(child.is_running() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [child for child in children if child.is_running()]
+
+
+# ------------------------------------------------------------------------------------ wrong input
+
+
+def call_main(arguments: list[str]) -> tuple[int, str, str]:
+    """launch.train.main in a worker: exit code, standard output and standard error."""
+    from launch import train
+
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        try:
+            code = train.main(arguments)
+        except SystemExit as left:
+            code = int(left.code or 0)
+    return code, out.getvalue(), errors.getvalue()
+
+
+def _folder(root: Path, tree: dict[str, int]) -> Path:
+    """Images: ``{"train/ants": 2}`` makes two in that folder."""
+    for name, count in tree.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (40, 32), (i * 20 % 255, 90, 30)).save(root / name / f"{i}.png")
+    return root
+
+
+class Sentinel:
+    """A pickle of it runs code when it is loaded as pickles used to be."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+GOOD = {"train/ants": 2, "train/bees": 2, "val/ants": 1, "val/bees": 1}
+BAD_INPUT: dict[str, tuple[dict[str, int] | None, list[str], str]] = {
+    "missing folder": (None, ["data.root={tmp}/nowhere"], "nowhere does not exist"),
+    "empty folder": ({"train": 0}, ["data.root={tmp}"], "{tmp}"),
+    "class without images": ({**GOOD, "train/wasps": 0}, ["data.root={tmp}"], "wasps"),
+    "one class": ({"train/ants": 2, "val/ants": 1}, ["data.root={tmp}"], "two"),
+    "class that train lacks": ({**GOOD, "val/bee": 1}, ["data.root={tmp}"], "'bees'"),
+    "no weights file": (GOOD, ["data.root={tmp}", "model.weights={tmp}/val/ants/0.png"], "0.png"),
+    "weights that run code": (GOOD, ["data.root={tmp}", "model.weights={tmp}/evil.pth"], "mkdir"),
+    "missing weights": (GOOD, ["data.root={tmp}", "model.weights={tmp}/no.pth"], "no.pth"),
+    "misfit": (GOOD, ["data.root={tmp}", "model.weights={tmp}/misfit.pth"], "missing"),
+    "architecture": (GOOD, ["data.root={tmp}", "model.name=resnet81"], "'resnet18'"),
+    "weights name": (GOOD, ["data.root={tmp}", "model.weights=IMAGENET1K_V9"], "IMAGENET1K_V1"),
+    "stage": (GOOD, ["data.root={tmp}", "strategy=from_stage(fire1)"], "fire"),
+    "strategy": (GOOD, ["data.root={tmp}", "strategy=haed"], "'head'"),
+    "freezing strategy": (GOOD, ["data.root={tmp}", "phases=[{train: hed}]"], "'head'"),
+    "objective": (GOOD, ["data.root={tmp}", "objective=supervized"], "'supervised'"),
+    "source": (None, ["data.source=digit"], "'digits'"),
+    "key": (None, ["optimizer.leraning_rate=1"], "optimizer.leraning_rate"),
+    "type": (None, ["epochs=many"], "epochs"),
+    "range": (None, ["optimizer.lr=-1"], "optimizer.lr"),
+    "tracker": (GOOD, ["data.root={tmp}", "tracking.trackers=[jsnol]"], "'jsonl'"),
+    "image size": (GOOD, ["data.root={tmp}", "data.image_size=8"], "image_size"),
+    "resume what": (GOOD, ["data.root={tmp}", "--resume", "{tmp}/nowhere"], "nowhere"),
+    "other processes": (None, ["num_processes=3"], "num_processes=3"),
+    "fp16 on a CPU": (GOOD, ["data.root={tmp}", "mixed_precision=fp16"], "fp16"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_exit_code_2_one_clear_line_and_nothing_written(
+    gloo_workers: GlooWorkers, tmp_path: Path, case: str
+) -> None:
+    tree, arguments, expected = BAD_INPUT[case]
+    data, run_dir = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    _folder(data, tree or {})
+    (data / "evil.pth").write_bytes(pickle.dumps(Sentinel(tmp_path / "ran")))
+    torch.save({"fc.weight": torch.zeros(2, 2)}, data / "misfit.pth")
+    own = [argument.format(tmp=data) for argument in arguments]
+    common = ["model.name=squeezenet1_1", "model.weights=null", f"run_dir={run_dir}"]
+    [(code, _, errors)] = gloo_workers.run(1, call_main, [*common, *own])
+    assert code == 2, errors
+    assert errors.startswith("error: ")
+    assert "Traceback" not in errors
+    assert expected.format(tmp=data) in errors
+    assert not run_dir.exists()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_mistake_is_said_by_the_main_process_alone(
+    gloo_workers: GlooWorkers, tmp_path: Path
+) -> None:
+    arguments = [*SMALL, "strategy=from_stage(fire1)", f"run_dir={tmp_path / 'run'}"]
+    (code, _, errors), (other_code, other_out, other_errors) = gloo_workers.run(
+        2, call_main, arguments
+    )
+    assert (code, other_code) == (2, 2)
+    assert "fire1" in errors
+    assert (other_out, other_errors) == ("", "")
+
+
+def test_a_batch_smaller_than_the_number_of_processes_is_refused(
+    gloo_workers: GlooWorkers, tmp_path: Path
+) -> None:
+    arguments = [*SMALL, "phases=[{train: head}, {train: full, global_batch_size: 2}]"]
+    results = gloo_workers.run(3, call_main, [*arguments, f"run_dir={tmp_path / 'run'}"])
+    assert [code for code, _, _ in results] == [2, 2, 2]
+    assert "global_batch_size=2 is smaller than the number of processes, 3" in results[0][2]
+
+
+def test_a_dry_run_shows_the_freeze_plan_and_writes_nothing(
+    gloo_workers: GlooWorkers, tmp_path: Path
+) -> None:
+    arguments = [*SMALL, "strategy=last_stages(2)", f"run_dir={tmp_path / 'run'}", "--dry-run"]
+    [(code, out, errors)] = gloo_workers.run(1, call_main, arguments)
+    assert code == 0, errors
+    assert "last_stages(2) trains" in out
+    assert "fire9" in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_dir_that_cannot_be_written_is_bad_input(
+    gloo_workers: GlooWorkers, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for run_dir in (tmp_path / "file", tmp_path / "file" / "below"):
+        [(code, _, errors)] = gloo_workers.run(1, call_main, [*SMALL, f"run_dir={run_dir}"])
+        assert code == 2, errors
+        assert str(run_dir) in errors
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_bad_images_are_skipped_named_once_and_counted(
+    gloo_workers: GlooWorkers, tmp_path: Path, world_size: int
+) -> None:
+    root = _folder(tmp_path / "data", {**GOOD, "train/wasps": 7, "val/wasps": 2})
+    for bad in ("train/wasps/3.png", "train/ants/0.png", "val/wasps/1.png"):
+        (root / bad).write_bytes(b"no image")
+    common = ["model.name=squeezenet1_1", "model.weights=null", "data.image_size=32",
+              f"data.root={root}", "data.bad_images=skip", "epochs=3", "global_batch_size=4",
+              "data.workers=0", f"run_dir={tmp_path / 'run'}"]  # fmt: skip
+    results = gloo_workers.run(world_size, call_main, common)
+    code, out, errors = results[0]
+    assert code == 0, errors
+    for bad in ("train/wasps/3.png", "train/ants/0.png", "val/wasps/1.png"):
+        assert out.count(bad) == 1, out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["bad_images"] == 3
+    assert summary["images"] == 3 * (11 - 2)
+
+
+def test_a_bad_image_is_an_error_that_names_the_file_and_the_mend(
+    gloo_workers: GlooWorkers, tmp_path: Path
+) -> None:
+    root = _folder(tmp_path / "data", GOOD)
+    (root / "train/ants/0.png").write_bytes(b"no image")
+    arguments = ["model.name=squeezenet1_1", "model.weights=null", "data.image_size=32",
+                 f"data.root={root}", f"run_dir={tmp_path / 'run'}", "data.workers=1"]  # fmt: skip
+    [(code, _, errors)] = gloo_workers.run(1, call_main, arguments)
+    assert code == 2
+    assert "train/ants/0.png" in errors
+    assert "data.bad_images=skip" in errors
+    assert "Traceback" not in errors
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+    shutil.rmtree(tmp_path / "run")
