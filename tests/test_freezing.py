@@ -3,111 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from freezing_toys import REAL, X, all_names, below, frozen, on_meta, step, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl.config import OptimizerConfig
 from tl.errors import UserError
-from tl.freezing import (
-    FREEZING,
+from tl.freeze_plan import (
     assert_unchanged,
-    count_parameters,
-    freeze,
-    freeze_plan,
     frozen_digests,
-    frozen_tensors,
-    random_and_frozen,
-    trainable_names,
 )
+from tl.freezing import FREEZING, freeze, trainable_names
 from tl.models import zoo
 from tl.models.network import Network
-from tl.models.stages import Stage, is_below
+from tl.models.stages import is_below
 from tl.optim import make_optimizer, parameter_groups
-
-REAL = ["resnet18", "mobilenet_v3_small", "squeezenet1_0", "googlenet", "vit_b_16", "alexnet"]
-_built: dict[str, Network] = {}
-
-
-def on_meta(architecture: str) -> Network:
-    """A network without memory: enough for names, modes and counts."""
-    if architecture not in _built:
-        with torch.device("meta"):
-            _built[architecture] = zoo.build(architecture, 3)
-    return copy.deepcopy(_built[architecture])
-
-
-def all_names(network: Network) -> set[str]:
-    return {name for name, _ in network.model.named_parameters()}
-
-
-def below(network: Network, *prefixes: str) -> set[str]:
-    return {name for name in all_names(network) if any(is_below(name, p) for p in prefixes)}
-
-
-class Block(nn.Module):
-    """Convolution, BatchNorm, dropout: what moves in training mode without any gradient."""
-
-    def __init__(self, inputs: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, 4, 1)
-        self.bn = nn.BatchNorm2d(4)
-        self.drop = nn.Dropout(0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(torch.relu(self.bn(self.conv(x))))
-
-
-class Toy(nn.Module):
-    """Two blocks, a hidden layer with dropout that stands by itself, and a head with one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.two = Block(3), Block(4)
-        self.flat = nn.Flatten()
-        self.hidden, self.hidden_drop = nn.Linear(16, 8), nn.Dropout(0.5)
-        self.drop, self.fc = nn.Dropout(0.5), nn.Linear(8, 3)
-
-
-def toy() -> Network:
-    torch.manual_seed(0)
-    stages = [
-        Stage("one", ("one",), ("one",)),
-        Stage("two", ("two", "flat"), ("two",)),
-        Stage("hidden", ("hidden", "hidden_drop"), ("hidden",)),  # as in VGG: dropout has no owner
-        Stage("head", ("drop", "fc"), ("fc",)),
-    ]
-    return Network(Toy(), "toy", {}, stages)
-
-
-def frozen(train: str, batch_norm: str = "train", make: Callable[[], Network] = toy) -> Network:
-    network = make()
-    freeze(network, trainable_names(network, train), batch_norm)
-    return network
-
-
-X = torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(1))
-
-
-def step(network: Network, steps: int = 3) -> None:
-    """Train, the way a phase does: in training mode, with what the optimizer is given."""
-    config = OptimizerConfig(lr=0.1, weight_decay=0.1)
-    optimizer = make_optimizer(parameter_groups(network.model.named_parameters(), config), config)
-    for _ in range(steps):
-        network.train()
-        optimizer.zero_grad()
-        network(X).square().mean().backward()
-        optimizer.step()
-
-
-# --------------------------------------------------------------------------------- what is selected
 
 
 @pytest.mark.parametrize(
@@ -398,107 +314,6 @@ def test_frozen_parameters_never_reach_the_optimizer() -> None:
 
 
 # ---------------------------------------------------------------------------------------- the proof
-
-
-def test_digests_cover_frozen_parameters_and_statistics_and_nothing_that_trains() -> None:
-    network = frozen("last_stages(3)")
-    one = {f"one.{name}" for name in network.model.one.state_dict()}
-    assert set(frozen_digests(network)) == one
-    assert set(frozen_digests(frozen("full"))) == set()
-    running = {f"{b}.bn.{s}" for b in ("one", "two") for s in network.model.one.bn._buffers}
-    assert set(frozen_digests(frozen("full", "frozen"))) == running
-
-
-@pytest.mark.parametrize(
-    "name", ["one.conv.weight", "one.bn.bias", "one.bn.running_var", "one.bn.num_batches_tracked"]
-)
-def test_a_single_bit_that_changes_is_found(name: str) -> None:
-    network = frozen("last_stages(3)")
-    before = frozen_digests(network)
-    assert_unchanged(before, frozen_digests(network), "p")
-    bits = frozen_tensors(network)[name].detach().view(-1).view(torch.uint8)
-    bits[0] ^= 1
-    with pytest.raises(RuntimeError, match=f"phase p: frozen tensors changed: {name}\\."):
-        assert_unchanged(before, frozen_digests(network), "p")
-    bits[0] ^= 1
-    assert_unchanged(before, frozen_digests(network), "p")
-
-
-def test_minus_zero_and_nan_have_digests_of_their_own() -> None:
-    network = frozen("last_stages(3)")
-    bias = network.model.one.bn.bias
-    seen = set()
-    for value in (0.0, -0.0, float("nan")):
-        with torch.no_grad():
-            bias.fill_(value)
-        seen.add(frozen_digests(network)["one.bn.bias"])
-    assert len(seen) == 3
-
-
-def test_a_digest_is_of_the_values_and_not_of_their_place_in_memory() -> None:
-    network = frozen("last_stages(3)")
-    before = frozen_digests(network)
-    network.to(memory_format=torch.channels_last)
-    assert frozen_digests(network) == before
-    assert frozen_digests(network.to(torch.bfloat16)) != before
-
-
-def test_many_changes_are_counted() -> None:
-    before = {f"t{i}": "a" for i in range(9)}
-    with pytest.raises(RuntimeError, match=r"t0, t1, t2, t3, t4 and 4 more"):
-        assert_unchanged(before, {}, "p")
-
-
-# ----------------------------------------------------------------------------------------- the plan
-
-
-@pytest.mark.parametrize("architecture", REAL)
-@pytest.mark.parametrize("train", ["full", "head", "last_stages(2)", "norm", "bias"])
-def test_the_plans_numbers_add_up(architecture: str, train: str) -> None:
-    network = frozen(train, make=lambda: on_meta(architecture))
-    names = trainable_names(network, train)
-    plan = freeze_plan(network, dict.fromkeys(names, 0.01))
-    sizes = {name: p.numel() for name, p in network.model.named_parameters()}
-    assert [row.stage for row in plan] == [stage.name for stage in network.stages]
-    assert sum(row.parameters for row in plan) == sum(sizes.values())
-    assert sum(row.trainable for row in plan) == sum(sizes[name] for name in names)
-    assert all(row.parameters == row.trainable + row.frozen for row in plan)
-    assert all((row.lr == "-") == (row.trainable == 0) for row in plan)
-    trainable = sum(row.trainable for row in plan)
-    assert count_parameters(network) == (trainable, sum(row.frozen for row in plan))
-    for row, stage in zip(plan, network.stages, strict=True):
-        norms = [
-            module
-            for name, module in network.model.named_modules()
-            if isinstance(module, _BatchNorm) and stage.owns_name(name)
-        ]
-        assert (row.batch_norm == "-") == (not norms)
-
-
-def test_the_plan_says_what_batchnorm_does_and_the_range_of_rates() -> None:
-    network = frozen(r"regex(one\.bn|layer|fc|two\.conv)")
-    rates = {"one.bn.weight": 0.1, "one.bn.bias": 0.001, "two.conv.weight": 0.01}
-    rates |= {"two.conv.bias": 0.01, "fc.weight": 0.2, "fc.bias": 0.2}
-    plan = freeze_plan(network, rates)
-    assert [row.batch_norm for row in plan] == ["train", "frozen", "-", "-"]
-    assert [row.lr for row in plan] == ["1.0e-03 to 1.0e-01", "1.0e-02", "-", "2.0e-01"]
-
-
-def test_a_stage_with_both_kinds_of_batchnorm_is_mixed() -> None:
-    network = frozen(r"regex(layer4\.1)", make=lambda: on_meta("resnet18"))
-    plan = {row.stage: row for row in freeze_plan(network, dict.fromkeys(all_names(network), 0.1))}
-    assert (plan["layer4"].batch_norm, plan["layer3"].batch_norm) == ("mixed", "frozen")
-
-
-def test_random_weights_that_never_train_are_noted() -> None:
-    network = frozen("regex(two)")
-    new = ["fc.weight", "fc.bias"]
-    expected = ["new, random and frozen: fc.bias, fc.weight"]
-    assert random_and_frozen(network, new, pretrained=True) == expected
-    assert random_and_frozen(frozen("head"), new, pretrained=True) == []
-    (note,) = random_and_frozen(frozen("head"), all_names(network), pretrained=False)
-    assert "the weights are random" in note
-    assert random_and_frozen(frozen("full"), all_names(network), pretrained=False) == []
 
 
 def test_every_strategy_has_a_test_above() -> None:

@@ -19,7 +19,8 @@ LAYERS = [
     {"launch"},
     {"engine"},
     {"objectives", "tracking"},
-    {"data", "freezing"},
+    {"data", "freeze_plan"},
+    {"freezing"},
     {"models", "optim", "metrics"},
     {"config_help", "slurm"},
     {"arguments"},
@@ -81,8 +82,8 @@ def test_imports_run_one_way(module: str) -> None:
 
 
 def test_the_rule_sees_an_import_that_runs_the_wrong_way() -> None:
-    assert LAYER_OF[unit_of("tl.engine.run")] < LAYER_OF[unit_of("tl.models.zoo")]
-    assert "tl.models.zoo" in own("tl.engine.run", at_import=False)
+    assert LAYER_OF[unit_of("tl.engine.prepare")] < LAYER_OF[unit_of("tl.models.zoo")]
+    assert "tl.models.zoo" in own("tl.engine.prepare", at_import=False)
     assert unit_of("launch.train") == "launch"
 
 

@@ -168,6 +168,7 @@ BAD_INPUT: dict[str, tuple[dict[str, int] | None, list[str], str]] = {
     "class that train lacks": ({**GOOD, "val/bee": 1}, ["data.root={tmp}"], "'bees'"),
     "no weights file": (GOOD, ["data.root={tmp}", "model.weights={tmp}/val/ants/0.png"], "0.png"),
     "weights that run code": (GOOD, ["data.root={tmp}", "model.weights={tmp}/evil.pth"], "mkdir"),
+    "pickle": (GOOD, ["data.root={tmp}", "model.weights={tmp}/evil.pkl"], "evil.pkl"),
     "missing weights": (GOOD, ["data.root={tmp}", "model.weights={tmp}/no.pth"], "no.pth"),
     "misfit": (GOOD, ["data.root={tmp}", "model.weights={tmp}/misfit.pth"], "missing"),
     "architecture": (GOOD, ["data.root={tmp}", "model.name=resnet81"], "'resnet18'"),
@@ -196,15 +197,16 @@ def test_bad_input_is_exit_code_2_one_clear_line_and_nothing_written(
     data, run_dir = tmp_path / "data", tmp_path / "run"
     data.mkdir()
     _folder(data, tree or {})
-    (data / "evil.pth").write_bytes(pickle.dumps(Sentinel(tmp_path / "ran")))
+    torch.save(Sentinel(tmp_path / "ran"), data / "evil.pth")
+    (data / "evil.pkl").write_bytes(pickle.dumps(Sentinel(tmp_path / "ran")))
     torch.save({"fc.weight": torch.zeros(2, 2)}, data / "misfit.pth")
-    own = [argument.format(tmp=data) for argument in arguments]
+    own = [argument.replace("{tmp}", str(data)) for argument in arguments]
     common = ["model.name=squeezenet1_1", "model.weights=null", f"run_dir={run_dir}"]
     [(code, _, errors)] = gloo_workers.run(1, call_main, [*common, *own])
     assert code == 2, errors
     assert errors.startswith("error: ")
     assert "Traceback" not in errors
-    assert expected.format(tmp=data) in errors
+    assert expected.replace("{tmp}", str(data)) in errors
     assert not run_dir.exists()
     assert not (tmp_path / "ran").exists()
 

@@ -20,7 +20,8 @@ from tl.engine import checkpoint
 from tl.engine.evaluate import evaluate, to_device
 from tl.engine.state import Run
 from tl.errors import OnOneProcessError, UserError
-from tl.freezing import assert_unchanged, freeze, frozen_digests, trainable_names
+from tl.freeze_plan import assert_unchanged, frozen_digests
+from tl.freezing import freeze, trainable_names
 from tl.metrics import Sums
 from tl.models import saved
 from tl.models.dropout import image_keys
@@ -84,6 +85,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
     sums = Sums(runtime.device)
     clock = time.perf_counter()
     for step, batch in enumerate(stream, start=progress.phase_step):
+        run.interrupt.check()
         # Randomness is a function of the step's number and the images, so a resumed run draws the
         # same and no generator has to be saved: dropout goes by the images' keys below, and
         # whatever an objective or network draws besides by this seed.

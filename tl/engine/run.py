@@ -16,31 +16,22 @@ from torch import Tensor
 from tl.arguments import Loaded
 from tl.atomic import write_json_atomically
 from tl.command import DONE, exit_code_of
-from tl.config import Config, Phase, TrackingConfig
+from tl.config import Config, TrackingConfig
 from tl.data.sources import open_source
-from tl.data.split import Source
 from tl.data.streams import BadImages, default_workers
 from tl.engine import checkpoint, run_dir, runtime
+from tl.engine.interrupt import Interrupt
 from tl.engine.loop import train_phase
+from tl.engine.prepare import describe_source, describe_weights, make_network, show_plan
 from tl.engine.runtime import Runtime, check_batch
 from tl.engine.state import Progress, Run
 from tl.errors import UserError
-from tl.freezing import (
-    count_parameters,
-    freeze,
-    freeze_plan,
-    random_and_frozen,
-    trainable_names,
-)
-from tl.models import published, saved, weight_files, weights, zoo
+from tl.freeze_plan import count_parameters
+from tl.models import saved
 from tl.models.network import Network
-from tl.models.preprocessing import Preprocessing, preprocessing_of, with_image_size
-from tl.models.weights import LoadReport
 from tl.objectives import objective_class
-from tl.optim import parameter_groups
 from tl.tracking.console import ConsoleTracker, open_console
 from tl.tracking.status import read_status, write_status
-from tl.tracking.tables import table
 from tl.tracking.tracker import RunInfo
 from tl.tracking.trackers import open_trackers
 
@@ -71,14 +62,16 @@ def run(
     for phase in loaded.phases:
         check_batch(phase.global_batch_size, here.world_size)
         objective_class(phase.objective)
+    views = config.tracking if here.is_main else TrackingConfig(trackers=[])
+    trackers = open_trackers(views, console)
     folder = here.on_main(lambda: _folder(config, resume))
 
     # The cheap checks are done. Data and weights take a while.
     source = open_source(config.data, config.seed)
-    for note in (*source.notes, _describe_source(source)):
+    for note in (*source.notes, describe_source(source)):
         console.say(note)
     network, preprocessing, report = make_network(config, source, here)
-    console.say(_describe_weights(report))
+    console.say(describe_weights(report))
     for phase in loaded.phases:
         show_plan(network, phase, report, here, console)
     if dry_run:
@@ -109,16 +102,19 @@ def run(
         source=source,
         network=network,
         preprocessing=preprocessing,
-        trackers=open_trackers(
-            config.tracking if here.is_main else TrackingConfig(trackers=[]), console
-        ),
+        trackers=trackers,
         console=console,
         progress=progress,
         bad_images=bad_images,
         workers=default_workers(here.processes_on_node) if workers is None else workers,
+        interrupt=Interrupt(),
         started=started - progress.wall_seconds,
     )
-    with console, _recorded(this, run_id, resumed=found is not None) as summary:
+    with (
+        console,
+        this.interrupt.listening(),
+        _recorded(this, run_id, resumed=found is not None) as summary,
+    ):
         for index in range(progress.phase, len(loaded.phases)):
             train_phase(this, index, tensors if progress.phase_step else None)
             tensors = None
@@ -130,93 +126,6 @@ def run(
         summary.update(here.from_main(summary))
     show_summary(summary, folder, console)
     return summary
-
-
-# ----------------------------------------------------------------------------------- preparation
-
-
-def make_network(
-    config: Config, source: Source, here: Runtime
-) -> tuple[Network, Preprocessing, LoadReport]:
-    """The network with its weights and a head for the classes, and what images go in as.
-
-    Raises:
-        UserError: no such architecture or weights, or they do not fit.
-    """
-    zoo.check_architecture(config.model.name)
-    chosen = config.model.weights
-    preprocessing = preprocessing_of(config.model.name, chosen)
-    if config.data.image_size is not None:
-        preprocessing = with_image_size(preprocessing, config.data.image_size)
-    # The same seed on every process: a new head starts the same everywhere.
-    torch.manual_seed(config.seed)
-    network = zoo.build(config.model.name, len(source.classes), preprocessing.crop_size)
-    keep_head = config.model.head == "keep" or (
-        config.model.head == "auto" and _classes_of(chosen) == list(source.classes)
-    )
-    here.first_on_each_node(lambda: published.download(config.model.name, chosen))
-    report = weights.load(network, chosen, keep_head=keep_head)
-    return network, preprocessing, report
-
-
-def _classes_of(chosen: str | None) -> list[str] | None:
-    """The classes that weights were trained for, if they are those of a run."""
-    if chosen is None or not weight_files.looks_like_path(chosen):
-        return None
-    folder = weight_files.model_folder(Path(chosen).expanduser())
-    return saved.read_config(folder / "config.json")["classes"] if folder else None
-
-
-def show_plan(
-    network: Network, phase: Phase, report: LoadReport, here: Runtime, console: ConsoleTracker
-) -> None:
-    """Set a phase up, show its freeze plan, and say what about it is rarely meant.
-
-    Raises:
-        UserError: the phase names a part that the network does not have.
-    """
-    freeze(network, trainable_names(network, phase.train), phase.batch_norm)
-    objective = objective_class(phase.objective)(network, phase)
-    groups = parameter_groups(objective.trained_parameters(), phase.optimizer)
-    lr_of = {name: group["base_lr"] for group in groups for name in group["names"]}
-    rows = freeze_plan(network, lr_of)
-    totals = [sum(r.parameters for r in rows), sum(r.trainable for r in rows)]
-    console.show(
-        table(
-            f"phase {phase.name}: {phase.train} trains",
-            ["stage", "parameters", "trainable", "frozen", "BatchNorm", "learning rate"],
-            [
-                *((r.stage, r.parameters, r.trainable, r.frozen, r.batch_norm, r.lr) for r in rows),
-                ("all", *totals, totals[0] - totals[1], "", ""),
-            ],
-        )
-    )
-    prefix = [stage.name for stage in network.stages[: network.frozen_prefix]]
-    if prefix:
-        console.say(f"frozen prefix, without autograd: {prefix[0]} to {prefix[-1]}")
-    for note in random_and_frozen(network, report.new, report.loaded > 0):
-        console.say(f"note: {note}")
-    if here.world_size > 1 and any(row.batch_norm in ("train", "mixed") for row in rows):
-        console.say(
-            "note: BatchNorm that trains normalises by each process's own share of a batch, so "
-            "losses depend on the number of processes; batch_norm=frozen makes them equal"
-        )
-    console.say("")
-
-
-def _describe_source(source: Source) -> str:
-    names = ", ".join(source.classes[:8]) + (", …" if len(source.classes) > 8 else "")
-    return (
-        f"data: {source.name}, {len(source.train):,} images to train on, {len(source.val):,} to "
-        f"validate on, {len(source.classes)} classes ({names})"
-    )
-
-
-def _describe_weights(report: LoadReport) -> str:
-    if not report.loaded:
-        return "weights: random"
-    new = f"; new: {', '.join(report.new)}" if report.new else ""
-    return f"weights: {report.source}, {report.loaded} tensors{new}"
 
 
 # -------------------------------------------------------------------------- beginning and resuming

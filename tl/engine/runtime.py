@@ -142,6 +142,12 @@ def start(config: Config) -> Runtime:
     precision = resolve_precision(
         config.mixed_precision, os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), _gpu_precision()
     )
+    # `accelerate launch` leaves one thread to each CPU process, whatever cores there are.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    on_node = _processes_on_node(int(os.environ.get("WORLD_SIZE", 1)))
+    threads = config.threads or max(1, (cores or 1) // on_node)
+    # Otherwise Accelerate warns that it chooses 1.
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     accelerator = Accelerator(
         # Accelerate leaves several processes without a GPU each alone, unless told it is a CPU run.
         cpu=not torch.accelerator.is_available() or None,
@@ -155,9 +161,6 @@ def start(config: Config) -> Runtime:
     check_processes(world_size, config.num_processes, asked_of_launcher())
     if precision == "fp16" and accelerator.device.type != "cuda":
         raise UserError("mixed_precision=fp16 needs a GPU; here, use bf16 or no")
-    # `accelerate launch` leaves one thread to each CPU process, whatever cores there are.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = config.threads or max(1, (cores or 1) // _processes_on_node(world_size))
     torch.set_num_threads(threads)
     return Runtime(accelerator, precision, threads)
 

@@ -11,6 +11,7 @@ from tl.config import Config, Phase
 from tl.data.sampler import EvaluationSampler
 from tl.data.split import Source
 from tl.data.streams import BadImages
+from tl.engine.interrupt import Interrupt
 from tl.engine.runtime import Runtime
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
@@ -59,6 +60,7 @@ class Run:
     progress: Progress
     bad_images: BadImages
     workers: int
+    interrupt: Interrupt
     started: float
     """What `time.perf_counter` would have been at the start, had the run never been interrupted."""
 

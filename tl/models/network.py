@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from tl.models.batch_norm import accept_single_values
 from tl.models.dropout import give_images_their_own
 from tl.models.stages import Stage, owner, run, run_stage
 
@@ -45,6 +46,7 @@ class Network(nn.Module):
         self.frozen_prefix = 0
         self.eval_modules: frozenset[str] = frozenset()
         self.draws = give_images_their_own(model)
+        accept_single_values(model)
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Logits (N, C)."""

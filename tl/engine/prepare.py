@@ -1,0 +1,105 @@
+"""What a run is made of, before it starts: data, network, and the freeze plan of each phase."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tl.config import Config, Phase
+from tl.data.split import Source
+from tl.engine.runtime import Runtime
+from tl.freeze_plan import freeze_plan, random_and_frozen
+from tl.freezing import freeze, trainable_names
+from tl.models import published, saved, weight_files, weights, zoo
+from tl.models.network import Network
+from tl.models.preprocessing import Preprocessing, preprocessing_of, with_image_size
+from tl.models.weights import LoadReport
+from tl.objectives import objective_class
+from tl.optim import parameter_groups
+from tl.tracking.console import ConsoleTracker
+from tl.tracking.tables import table
+
+
+def make_network(
+    config: Config, source: Source, here: Runtime
+) -> tuple[Network, Preprocessing, LoadReport]:
+    """The network with its weights and a head for the classes, and what images go in as.
+
+    Raises:
+        UserError: no such architecture or weights, or they do not fit.
+    """
+    zoo.check_architecture(config.model.name)
+    chosen = config.model.weights
+    preprocessing = preprocessing_of(config.model.name, chosen)
+    if config.data.image_size is not None:
+        preprocessing = with_image_size(preprocessing, config.data.image_size)
+    # The same seed on every process: a new head starts the same everywhere.
+    torch.manual_seed(config.seed)
+    network = zoo.build(config.model.name, len(source.classes), preprocessing.crop_size)
+    keep_head = config.model.head == "keep" or (
+        config.model.head == "auto" and _classes_of(chosen) == list(source.classes)
+    )
+    here.first_on_each_node(lambda: published.download(config.model.name, chosen))
+    report = weights.load(network, chosen, keep_head=keep_head)
+    return network, preprocessing, report
+
+
+def _classes_of(chosen: str | None) -> list[str] | None:
+    """The classes that weights were trained for, if they are those of a run."""
+    if chosen is None or not weight_files.looks_like_path(chosen):
+        return None
+    folder = weight_files.model_folder(Path(chosen).expanduser())
+    return saved.read_config(folder / "config.json")["classes"] if folder else None
+
+
+def show_plan(
+    network: Network, phase: Phase, report: LoadReport, here: Runtime, console: ConsoleTracker
+) -> None:
+    """Set a phase up, show its freeze plan, and say what about it is rarely meant.
+
+    Raises:
+        UserError: the phase names a part that the network does not have.
+    """
+    freeze(network, trainable_names(network, phase.train), phase.batch_norm)
+    objective = objective_class(phase.objective)(network, phase)
+    groups = parameter_groups(objective.trained_parameters(), phase.optimizer)
+    lr_of = {name: group["base_lr"] for group in groups for name in group["names"]}
+    rows = freeze_plan(network, lr_of)
+    totals = [sum(r.parameters for r in rows), sum(r.trainable for r in rows)]
+    console.show(
+        table(
+            f"phase {phase.name}: {phase.train} trains",
+            ["stage", "parameters", "trainable", "frozen", "BatchNorm", "learning rate"],
+            [
+                *((r.stage, r.parameters, r.trainable, r.frozen, r.batch_norm, r.lr) for r in rows),
+                ("all", *totals, totals[0] - totals[1], "", ""),
+            ],
+        )
+    )
+    prefix = [stage.name for stage in network.stages[: network.frozen_prefix]]
+    if prefix:
+        console.say(f"frozen prefix, without autograd: {prefix[0]} to {prefix[-1]}")
+    for note in random_and_frozen(network, report.new, report.loaded > 0):
+        console.say(f"note: {note}")
+    if here.world_size > 1 and any(row.batch_norm in ("train", "mixed") for row in rows):
+        console.say(
+            "note: BatchNorm that trains normalises by each process's own share of a batch, so "
+            "losses depend on the number of processes; batch_norm=frozen makes them equal"
+        )
+    console.say("")
+
+
+def describe_source(source: Source) -> str:
+    names = ", ".join(source.classes[:8]) + (", …" if len(source.classes) > 8 else "")
+    return (
+        f"data: {source.name}, {len(source.train):,} images to train on, {len(source.val):,} to "
+        f"validate on, {len(source.classes)} classes ({names})"
+    )
+
+
+def describe_weights(report: LoadReport) -> str:
+    if not report.loaded:
+        return "weights: random"
+    new = f"; new: {', '.join(report.new)}" if report.new else ""
+    return f"weights: {report.source}, {report.loaded} tensors{new}"

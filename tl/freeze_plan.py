@@ -1,0 +1,124 @@
+"""The freeze plan, shown before a phase, and the proof after it that nothing frozen moved."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tl.freezing import head
+from tl.models.network import Network
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One line of the freeze plan."""
+
+    stage: str
+    parameters: int
+    trainable: int
+    batch_norm: str
+    """``train``, ``frozen``, ``mixed`` or ``-`` (none in this stage)."""
+    lr: str
+    """The base learning rate of what trains, a range where there are several, ``-`` for none."""
+
+    @property
+    def frozen(self) -> int:
+        return self.parameters - self.trainable
+
+
+def freeze_plan(network: Network, lr_of: Mapping[str, float]) -> list[StagePlan]:
+    """What each stage does in the phase that `freeze` has set up.
+
+    Args:
+        lr_of: the base learning rate of every parameter that trains, by name.
+    """
+    network.train()
+    rows = []
+    for stage in network.stages:
+        owned = {n: p for n, p in network.model.named_parameters() if stage.owns_name(n)}
+        modes = {
+            module.training
+            for name, module in network.model.named_modules()
+            if isinstance(module, _BatchNorm) and stage.owns_name(name)
+        }
+        rates = sorted({lr_of[name] for name, p in owned.items() if p.requires_grad})
+        rows.append(
+            StagePlan(
+                stage=stage.name,
+                parameters=sum(p.numel() for p in owned.values()),
+                trainable=sum(p.numel() for p in owned.values() if p.requires_grad),
+                batch_norm={0: "-", 2: "mixed"}.get(
+                    len(modes), "train" if True in modes else "frozen"
+                ),
+                lr=" to ".join(f"{rate:.1e}" for rate in {rates[0]: 0, rates[-1]: 0})
+                if rates
+                else "-",
+            )
+        )
+    return rows
+
+
+def random_and_frozen(network: Network, new: Iterable[str], pretrained: bool) -> list[str]:
+    """A note where random parameters never train: allowed, and rarely meant.
+
+    Args:
+        new: names of tensors that no weights were loaded into.
+        pretrained: whether weights were loaded at all.
+    """
+    frozen = {n for n, p in network.model.named_parameters() if not p.requires_grad}
+    if frozen and not pretrained:
+        return [f"the weights are random (model.weights is null), and {len(frozen)} are frozen"]
+    stuck = sorted(frozen & set(new) & head(network))
+    return [f"new, random and frozen: {', '.join(stuck)}"] if stuck else []
+
+
+def frozen_tensors(network: Network) -> dict[str, Tensor]:
+    """All that must not move in this phase: frozen parameters, buffers of modules in eval mode."""
+    network.train()
+    in_eval = {name for name, module in network.model.named_modules() if not module.training}
+    frozen: dict[str, Tensor] = {
+        name: p for name, p in network.model.named_parameters() if not p.requires_grad
+    }
+    frozen |= {
+        name: buffer
+        for name, buffer in network.model.named_buffers()
+        if name.rpartition(".")[0] in in_eval
+    }
+    return frozen
+
+
+def frozen_digests(network: Network) -> dict[str, str]:
+    """sha256 of each tensor of `frozen_tensors`, by name; two of these are compared bit for bit."""
+    digests = {}
+    for name, tensor in frozen_tensors(network).items():
+        flat = tensor.detach().contiguous().flatten().cpu()
+        digests[name] = hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
+    return digests
+
+
+def assert_unchanged(before: Mapping[str, str], after: Mapping[str, str], phase: str) -> None:
+    """Fail if anything frozen moved during a phase.
+
+    Raises:
+        RuntimeError: names what moved. This is a defect of the program or of an objective from
+            outside, never of the user's input.
+    """
+    moved = sorted(name for name in before if after.get(name) != before[name])
+    if moved:
+        more = f" and {len(moved) - 5} more" if len(moved) > 5 else ""
+        raise RuntimeError(
+            f"phase {phase}: frozen tensors changed: {', '.join(moved[:5])}{more}. Frozen parts "
+            "must not move; the run is not what it claims to be."
+        )
+
+
+def count_parameters(network: Network) -> tuple[int, int]:
+    """Number of trainable and of frozen parameters."""
+    parameters = list(network.model.parameters())
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    return trainable, sum(p.numel() for p in parameters) - trainable
