@@ -46,8 +46,8 @@ def test_values_are_written_for_people() -> None:
         "yes",
         "no",
         "1,234,567",
-        "0.25",
-        "1e-05",
+        "0.2500",
+        "1.000e-05",
         "12,345.7",
         "text",
     ]

@@ -91,10 +91,11 @@ def show_plan(
 
 
 def describe_source(source: Source) -> str:
+    """Two lines on the images and their classes."""
     names = ", ".join(source.classes[:8]) + (", …" if len(source.classes) > 8 else "")
     return (
-        f"data: {source.name}, {len(source.train):,} images to train on, {len(source.val):,} to "
-        f"validate on, {len(source.classes)} classes ({names})"
+        f"data: {source.name}, {len(source.train):,} training and {len(source.val):,} validation "
+        f"images\n{len(source.classes)} classes: {names}"
     )
 
 

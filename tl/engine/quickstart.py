@@ -1,7 +1,7 @@
 """The quickstart: what transfer buys, shown in two minutes on two CPU cores without a network.
 
-A small network learns real handwritten digits 0 to 4. Then digits 5 to 9 are learned from ten
-images of each: from scratch, by a new head on the frozen network, and by fine-tuning all of it.
+A network learns real handwritten digits 0 to 4. Then digits 5 to 9 are learned from two images of
+each: from scratch, by a new head on the frozen network, and by fine-tuning all of it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tl.tracking.tables import table
 OWN_KEYS = {"run_dir", "seed", "tracking", "mixed_precision", "threads", "num_processes"}
 
 COMMON = (
-    "model.name=shufflenet_v2_x0_5",  # the fastest to train on a CPU of those that learn this well
+    "model.name=resnet18",
     "data.source=digits",
     "data.image_size=32",
     "augment=none",
@@ -34,15 +34,22 @@ PRETRAIN = (
     "data.classes=[0,1,2,3,4]",
     "model.weights=null",
     "strategy=full",
-    "epochs=8",
-    "optimizer.lr=0.1",
+    "epochs=4",
+    "optimizer.lr=0.03",
     "schedule.warmup_epochs=1",
 )
-TRANSFER = ("data.classes=[5,6,7,8,9]", "data.train_per_class=10", "global_batch_size=10")
+# The same images, steps and learning rate for all three ways, so that what differs is transfer.
+TRANSFER = (
+    "data.classes=[5,6,7,8,9]",
+    "data.train_per_class=2",
+    "global_batch_size=8",
+    "epochs=10",
+    "optimizer.lr=0.1",
+)
 WAYS = {
-    "from scratch": ("model.weights=null", "strategy=full", "epochs=20", "optimizer.lr=0.02"),
-    "head only": ("strategy=head", "epochs=20", "optimizer.lr=0.1"),
-    "fine-tuned": ("strategy=full", "epochs=20", "optimizer.lr=0.02"),
+    "from scratch": ("model.weights=null", "strategy=full"),
+    "head only": ("strategy=head",),
+    "fine-tuned": ("strategy=full",),
 }
 
 
@@ -74,7 +81,7 @@ def run(loaded: Loaded, overrides: Sequence[str], *, dry_run: bool = False) -> d
     console.say(f"{here.describe()}\n\n1 of 4: a network learns digits 0 to 4 from 721 images\n")
     results = {"pretrained": one("pretrained", *PRETRAIN)}
     for number, (way, settings) in enumerate(WAYS.items(), start=2):
-        console.say(f"\n{number} of 4: digits 5 to 9 from ten images of each, {way}\n")
+        console.say(f"\n{number} of 4: digits 5 to 9 from two images of each, {way}\n")
         # A dry run has no pretrained network, and needs none to show what would train.
         weights = "null" if dry_run else str(folder / "pretrained")
         results[way] = one(way.replace(" ", "-"), *TRANSFER, f"model.weights={weights}", *settings)
@@ -84,7 +91,7 @@ def run(loaded: Loaded, overrides: Sequence[str], *, dry_run: bool = False) -> d
     console.say("")
     console.show(
         table(
-            "digits 5 to 9 from ten images of each",
+            "digits 5 to 9 from two images of each",
             ["", "accuracy", "training seconds", "trained parameters"],
             [
                 (way, s["val/accuracy"], s["training_seconds"], s["trainable_parameters"])

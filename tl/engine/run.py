@@ -236,10 +236,12 @@ def summarize(this: Run) -> dict[str, Any]:
 def show_summary(summary: dict[str, Any], folder: Path, console: ConsoleTracker) -> None:
     """What a person wants to know at the end, and what to do next."""
     console.say(
-        f"done: validation accuracy {summary['val/accuracy']:.4f} "
-        f"(loss {summary['val/loss']:.4f}, step {summary['best_step']}), "
-        f"last {summary['last/val/accuracy']:.4f}; {summary['steps']} steps in "
-        f"{summary['wall_seconds']:.1f} s; frozen parts unchanged"
+        f"done: validation accuracy {summary['val/accuracy']:.4f} at step {summary['best_step']}, "
+        f"last {summary['last/val/accuracy']:.4f}"
+    )
+    console.say(
+        f"{summary['steps']} steps in {summary['wall_seconds']:.1f} s; "
+        f"trained {summary['trainable_parameters']:,} parameters; frozen parts unchanged"
     )
     console.say(f"model: {folder / 'model'}")
     console.say(f"use it: tl predict {folder} IMAGE_OR_FOLDER")

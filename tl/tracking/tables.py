@@ -43,7 +43,7 @@ def key_values(title: str, values: Mapping[str, Any]) -> Table:
 
 
 def format_value(value: Any) -> str:
-    """``1234567`` as ``1,234,567``; a float with four digits; None as ``-``; yes and no."""
+    """``1234567`` as ``1,234,567``; a float with four digits, also where they are zeros; None as ``-``; yes and no."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -51,7 +51,7 @@ def format_value(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.1f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
+        return f"{value:,.1f}" if 1000 <= abs(value) < 1e9 else f"{value:#.4g}"
     return str(value)
 
 
