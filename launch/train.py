@@ -22,7 +22,7 @@ def parser() -> Parser:
     from tl.config_help import describe_keys
 
     made = Parser(
-        prog="train",
+        prog="tl train",
         description="Transfer a pretrained network to your images. Without a config: a quickstart.",
         epilog=describe_keys(),
         formatter_class=argparse.RawDescriptionHelpFormatter,

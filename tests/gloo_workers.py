@@ -18,7 +18,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-SECONDS = 240
+SECONDS = 280
 
 
 def _free_port() -> int:

@@ -269,6 +269,9 @@ def _explain(
         origin = _origin(path, prefix, origins)
         key = dotted(path)
         if problem["type"] == "extra_forbidden":
+            # Without its value: a mistyped key may hold a secret.
+            if origin.startswith("command line: "):
+                origin = origin.partition("=")[0]
             text = f"unknown key {key!r}.{_nearest_key(problem['loc'], model)}"
         elif problem["type"] == "missing":
             text = f"{key} is missing"

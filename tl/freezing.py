@@ -183,3 +183,9 @@ def _stage_that_runs(network: Network, name: str, module: nn.Module) -> Stage | 
     # What no stage names is run by a function: the dropout in ViT's embedding.
     is_leaf = next(module.children(), None) is None
     return network.stages[0] if is_leaf else None
+
+
+def batch_norm_trains(network: Network) -> bool:
+    """Whether any BatchNorm gathers statistics in training, as `freeze` has set it up."""
+    modules = network.model.named_modules()
+    return any(isinstance(m, _BatchNorm) and n not in network.eval_modules for n, m in modules)

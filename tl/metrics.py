@@ -50,9 +50,7 @@ class Confusion:
         """Count a batch: int64 labels and predictions (N,), and weight (N,), 1 or 0 (padding)."""
         num_classes = len(self.counts)
         cells = labels * num_classes + predictions
-        counted = torch.zeros_like(self.counts.view(-1))
-        counted.scatter_add_(0, cells, weight.to(torch.int64))
-        self.counts += counted.view_as(self.counts)
+        self.counts.view(-1).scatter_add_(0, cells, weight.to(torch.int64))
 
     def reduce(self, all_reduce: AllReduce) -> Tensor:
         """The int64 counts (C, C) over all processes, on the CPU."""

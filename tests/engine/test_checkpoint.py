@@ -39,7 +39,7 @@ def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_older_checkpoints_go_only_when_a_new_one_is_there(tmp_path: Path) -> None:
-    for step in (1, 2, 10, 9):
+    for step in (1, 2, 9, 10):
         _write(tmp_path, step)
     assert [path.name for path in checkpoint.committed(tmp_path)] == ["step-10", "step-9"]
     assert not list(tmp_path.glob(".staging*"))
@@ -86,6 +86,14 @@ def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> No
     _cut(_write(tmp_path, 3) / checkpoint.TENSORS)
     _write(tmp_path, 3)
     assert checkpoint.damage(tmp_path / "step-3") == ""
+
+
+def test_a_new_checkpoint_is_never_deleted_for_a_damaged_newer_one(tmp_path: Path) -> None:
+    _write(tmp_path, 10)
+    _cut(_write(tmp_path, 20) / checkpoint.TENSORS)
+    _write(tmp_path, 15, keep=1)
+    assert checkpoint.newest(tmp_path, print) == tmp_path / "step-15"
+    assert checkpoint.committed(tmp_path) == [tmp_path / "step-15"]
 
 
 def test_another_format_is_not_taken_for_this_one(tmp_path: Path) -> None:
@@ -142,10 +150,11 @@ def test_an_optimizer_goes_on_bit_for_bit(
     model, optimizer = set_up()
     for number in range(3):
         step(model, optimizer, number)
-    tensors = checkpoint.module_tensors("network", model) | checkpoint.optimizer_tensors(optimizer)
+    tensors = checkpoint.under("network", model.state_dict())
+    tensors |= checkpoint.optimizer_tensors(optimizer)
     _, loaded = checkpoint.read(checkpoint.write(tmp_path, 3, {}, tensors, 1))
     other, other_optimizer = set_up()
-    checkpoint.load_module("network", other, loaded)
+    other.load_state_dict(checkpoint.part("network", loaded))
     checkpoint.load_optimizer(other_optimizer, loaded)
     for number in range(3, 6):
         step(model, optimizer, number)

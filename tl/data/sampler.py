@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tl.randomness import seed_of
+
 PADDING = -1
 """The id of a place in a batch that holds no image: it is given weight 0."""
 
@@ -22,7 +24,7 @@ Key = tuple[int, int]
 
 def epoch_order(num_images: int, seed: int, epoch: int) -> np.ndarray:
     """The order of an epoch: a permutation of ``range(num_images)``, int64."""
-    return np.random.default_rng([seed, epoch]).permutation(num_images)
+    return np.random.default_rng(seed_of("order", seed, epoch)).permutation(num_images)
 
 
 def share(num: int, rank: int, world_size: int) -> slice:
@@ -54,6 +56,11 @@ class TrainSampler:
     @property
     def steps_per_epoch(self) -> int:
         return math.ceil(self.num_images / self.global_batch_size)
+
+    def images_in(self, step: int) -> int:
+        """Number of images in the global batch of a step."""
+        start = step % self.steps_per_epoch * self.global_batch_size
+        return min(self.global_batch_size, self.num_images - start)
 
     def __len__(self) -> int:
         return self.last_step - self.first_step

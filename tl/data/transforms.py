@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
 from tl.models.preprocessing import Preprocessing
+from tl.randomness import seed_of
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -77,7 +77,7 @@ def seeded(transform: Transform, image: Image.Image, *numbers: int) -> Tensor:
 
     The generator is left as it was: with no loader workers it is the training process's own.
     """
-    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    seed = seed_of("view", *numbers)
     generator = torch.default_generator
     state = generator.get_state()
     generator.manual_seed(seed)

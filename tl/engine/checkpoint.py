@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from tl.errors import UserError
 from tl.models.saved import sha256
@@ -34,6 +34,7 @@ def write(
 
     Raises:
         OSError: the disk is full or not writable; what was there before is intact.
+        SafetensorError: the same, while tensors are written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     staging = folder / f".staging-{os.getpid()}"
@@ -56,8 +57,12 @@ def write(
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    for old in committed(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    others = [checkpoint for checkpoint in committed(folder) if checkpoint != final]
+    # A newer one is damaged, or the run would not have come past here again.
+    newer = [checkpoint for checkpoint in others if _step(checkpoint) > step]
+    older = [checkpoint for checkpoint in others if _step(checkpoint) < step]
+    for superfluous in (*newer, *older[keep - 1 :]):
+        shutil.rmtree(superfluous, ignore_errors=True)
     for stale in folder.glob(".staging-*"):
         shutil.rmtree(stale, ignore_errors=True)
     return final
@@ -71,14 +76,15 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def committed(folder: Path) -> list[Path]:
     """The checkpoints in ``folder``, the newest first, whether they are whole or not."""
-    steps = {
-        int(match[1]): path
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if (match := re.fullmatch(r"step-(\d+)", path.name))
-    }
-    return [steps[step] for step in sorted(steps, reverse=True)]
+    entries = folder.iterdir() if folder.is_dir() else ()
+    found = [path for path in entries if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(found, key=_step, reverse=True)
 
 
 def damage(checkpoint: Path) -> str:
@@ -119,15 +125,15 @@ def read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 # ------------------------------------------------------------------- what a checkpoint is made of
 
 
-def module_tensors(prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers under ``prefix/``."""
-    return {f"{prefix}/{name}": tensor for name, tensor in module.state_dict().items()}
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors with names ``prefix/NAME``."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
 
 
-def load_module(prefix: str, module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """The reverse of `module_tensors`."""
+def part(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The reverse of `under`: of a checkpoint's tensors those with the prefix, without it."""
     start = f"{prefix}/"
-    module.load_state_dict({n[len(start) :]: t for n, t in tensors.items() if n.startswith(start)})
+    return {n[len(start) :]: t for n, t in tensors.items() if n.startswith(start)}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -147,10 +153,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
     index = 0
     for group in optimizer.param_groups:
         for name in group["names"]:
-            start = f"optimizer/{name}/"
-            state = {n[len(start) :]: t for n, t in tensors.items() if n.startswith(start)}
-            if state:
+            if state := part(f"optimizer/{name}", tensors):
                 saved["state"][index] = state
             index += 1
     # load_state_dict puts each tensor on the device, and in the type, that the optimizer wants.
     optimizer.load_state_dict(saved)
+    # What has a parameter's shape gets its layout (channels_last), which the fast kernels want.
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[key] = torch.empty_like(parameter).copy_(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -43,10 +43,12 @@ def evaluate(
     stream: Iterable[Batch],
     num_classes: int,
     bad_images: BadImages,
+    check: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Loss, accuracy and confusion matrix of ``network`` over ``stream``, in eval mode.
 
     Every process calls this with its own share of the data. The mode of the network is restored.
+    ``check`` is called between batches, and may raise to end the evaluation.
 
     Raises:
         UserError: a bad image, or not one image that can be read.
@@ -56,6 +58,7 @@ def evaluate(
     sums = Sums(runtime.device)
     confusion = Confusion(num_classes, runtime.device)
     for batch in stream:
+        check()
         bad_images.meet(batch["bad"])
         batch = to_device(batch, runtime.device)
         with runtime.accelerator.autocast():

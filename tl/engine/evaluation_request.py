@@ -63,12 +63,21 @@ def request(
         overrides.append(f"data.bad_images={bad_images}")
     # What the run asked of its machine, or forgave its data, is not asked of this one.
     own = ["num_processes=null", "threads=null", "data.workers=null", "data.bad_images=error"]
+    # Nor are its phases needed, and a strategy may name code: that of a folder is not run.
+    own.append("strategy=head")
     config_file = _config_file(model)
     loaded = arguments.load(config_file, [*own, *overrides], environ={})
     if not folders and config_file is None and not loaded.tree["data"].keys() & {"source", "root"}:
         raise UserError(
             f"there is no {CONFIG} in {model} that says which data to evaluate on. Give a folder "
             "with a folder of images for each class, or data.source=NAME"
+        )
+    source = loaded.config.data.source
+    is_code = ":" in source and not source.startswith("torchvision:")
+    if is_code and not folders and f"data.source={source}" not in overrides:
+        raise UserError(
+            f"{config_file} names code as its data source. If you trust it, say so: "
+            f"data.source={source}"
         )
     output = output or model / "evaluation"
     if output.exists() and not output.is_dir():

@@ -5,28 +5,28 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl.data.sampler import TrainSampler
-from tl.data.streams import Batch, open_stream
+from tl.data.streams import Batch
 from tl.data.transforms import augmented_view, plain_view
 from tl.engine import checkpoint
 from tl.engine.evaluate import evaluate, to_device
 from tl.engine.state import Run
 from tl.errors import OnOneProcessError, UserError
 from tl.freeze_plan import assert_unchanged, frozen_digests
-from tl.freezing import freeze, trainable_names
+from tl.freezing import batch_norm_trains, freeze, trainable_names
 from tl.metrics import Sums
 from tl.models import saved
 from tl.models.dropout import image_keys
-from tl.objectives import objective_class
+from tl.objectives import Objective, objective_class
 from tl.optim import lr_factor, make_optimizer, parameter_groups, set_lr
+from tl.randomness import seed_of
 from tl.tracking.tracker import Metrics
 
 
@@ -46,15 +46,17 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
     # What trains. A fresh objective, optimizer and DDP wrapper for every phase: parameters that
     # start to train after DDP has wrapped them are never synchronised, without a word.
     freeze(network, trainable_names(network, phase.train), phase.batch_norm)
-    before = frozen_digests(network)
+    if progress.phase_step == 0:
+        progress.frozen = frozen_digests(network)
+    # What an objective adds starts the same on every process.
+    torch.manual_seed(seed_of("objective", config.seed, index))
     objective = objective_class(phase.objective)(network, phase).to(runtime.device)
     groups = parameter_groups(objective.trained_parameters(), phase.optimizer)
     plain_optimizer = make_optimizer(groups, phase.optimizer)
-    batch_norm_trains = _batch_norm_trains(run)
-    trained, optimizer = accelerator.prepare(objective, plain_optimizer)
     if resumed is not None:
-        checkpoint.load_module("objective", _without_network(objective), resumed)
+        objective.load_own_state(checkpoint.part("objective", resumed))
         checkpoint.load_optimizer(plain_optimizer, resumed)
+    trained, optimizer = accelerator.prepare(objective, plain_optimizer)
 
     # On which data.
     steps_per_epoch, total_steps = run.steps_per_epoch(phase), run.steps_of(phase)
@@ -68,18 +70,11 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         rank=runtime.rank,
         world_size=runtime.world_size,
     )
-    stream_settings: dict[str, Any] = {
-        "seed": config.seed,
-        "size": run.preprocessing.crop_size,
-        "workers": run.workers,
-        "pin_memory": runtime.device.type == "cuda",
-    }
     view = augmented_view(run.preprocessing, phase.augment, phase.crop_scale)
-    stream = open_stream(run.source.train, view, sampler, **stream_settings)
-    validation = open_stream(
-        run.source.val, plain_view(run.preprocessing), run.evaluation_sampler(phase),
-        **stream_settings,
-    )  # fmt: skip
+    stream = run.open_stream(run.source.train, view, sampler)
+    validation = run.open_stream(
+        run.source.val, plain_view(run.preprocessing), run.evaluation_sampler(phase)
+    )
 
     trained.train()
     sums = Sums(runtime.device)
@@ -87,15 +82,17 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
     for step, batch in enumerate(stream, start=progress.phase_step):
         run.interrupt.check()
         # Randomness is a function of the step's number and the images, so a resumed run draws the
-        # same and no generator has to be saved: dropout goes by the images' keys below, and
-        # whatever an objective or network draws besides by this seed.
-        torch.manual_seed(_seed(config.seed, progress.step, runtime.rank))
+        # same and no generator has to be saved: dropout goes by the images' keys, and whatever an
+        # objective or a network draws besides by this seed.
+        torch.manual_seed(seed_of("step", config.seed, progress.step, runtime.rank))
         lr = set_lr(plain_optimizer, lr_factor(phase.schedule, step, total_steps, steps_per_epoch))
         run.bad_images.meet(batch.pop("bad"))
         batch = to_device(batch, runtime.device)
         batch["key"] = image_keys(config.seed, progress.step, batch["id"])
-        weights = batch["weight"].sum()
-        global_count = runtime.all_reduce(weights).clamp(min=1)
+        images_here = batch["weight"].sum()
+        global_count: Tensor | int = sampler.images_in(step)
+        if run.bad_images.policy == "skip":  # only then may there be fewer
+            global_count = runtime.all_reduce(images_here).clamp(min=1)
 
         for micro, is_last in _parts(batch, phase.gradient_accumulation):
             with contextlib.nullcontext() if is_last else accelerator.no_sync(trained):
@@ -109,7 +106,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         optimizer.step()
         optimizer.zero_grad()
 
-        sums.add(images=weights)
+        sums.add(images=images_here)
         progress.step += 1
         progress.phase_step = step + 1
         where: Metrics = {
@@ -118,7 +115,6 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         }
         phase_ends = step + 1 == total_steps
         epoch_ends = phase_ends or (step + 1) % steps_per_epoch == 0
-
         every = config.checkpoint.every_steps
         saves = epoch_ends or (every is not None and progress.step % every == 0)
 
@@ -126,7 +122,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
             means = sums.reduce(runtime.all_reduce)  # waits for the device
             images, now = means.pop("images"), time.perf_counter()
             means = {f"train/{name}": total / max(1, images) for name, total in means.items()}
-            _check_finite(means["train/loss"], progress.step)
+            _check_finite("training", means["train/loss"], progress.step)
             progress.images += int(images)
             progress.training_seconds += now - clock
             speed = images / (now - clock)
@@ -136,30 +132,28 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
             clock = now
 
         if epoch_ends:
-            _share_bad_images(run)
-            if batch_norm_trains:
-                _broadcast_batch_norm(run)
-            result = evaluate(runtime, network, validation, len(run.source.classes), run.bad_images)
-            _share_bad_images(run)
-            progress.last = {"val/accuracy": result.accuracy, "val/loss": result.loss}
+            if batch_norm_trains(network):
+                _share_batch_norm(run)
+            progress.last = _validate(run, validation)
+            _check_finite("validation", progress.last["val/loss"], progress.step)
             run.trackers.log({**where, **progress.last}, progress.step)
             if _is_better(progress.last, progress.best):
                 progress.best = {**progress.last, "step": progress.step}
-                if runtime.is_main:
-                    folder = run.run_dir / "model"
-                    saved.save(network, run.source.classes, run.preprocessing, folder)
-            if phase_ends:
-                assert_unchanged(before, frozen_digests(network), phase.name)
+        if phase_ends:
+            assert_unchanged(progress.frozen, frozen_digests(network), phase.name)
         if saves:
-            save_checkpoint(run, index, _without_network(objective), plain_optimizer, phase_ends)
+            _check_weights(objective, progress.step)
+            save_checkpoint(run, index, objective, plain_optimizer, phase_ends)
+            # After the checkpoint: should the run die in between, it makes the model up from that.
+            if progress.best.get("step") == progress.step:
+                save_best(run)
             clock = time.perf_counter()
-    accelerator.free_memory()
 
 
 def save_checkpoint(
     run: Run,
     index: int,
-    objective: torch.nn.Module,
+    objective: Objective,
     optimizer: torch.optim.Optimizer,
     phase_ends: bool,
 ) -> None:
@@ -167,35 +161,41 @@ def save_checkpoint(
 
     At the end of a phase the optimizer is left out, as the next phase starts a new one.
     """
-    progress = run.progress
+    progress, scaler = run.progress, run.runtime.accelerator.scaler
     if phase_ends:
         progress.phase, progress.phase_step = index + 1, 0
     progress.wall_seconds = time.perf_counter() - run.started
     if run.runtime.is_main:
-        state = progress.to_dict()
-        tensors = checkpoint.module_tensors("network", run.network.model)
+        state = {**progress.to_dict(), "scaler": scaler.state_dict() if scaler else None}
+        tensors = checkpoint.under("network", run.network.model.state_dict())
         if not phase_ends:
-            tensors |= checkpoint.module_tensors("objective", objective)
+            tensors |= checkpoint.under("objective", objective.own_state())
             tensors |= checkpoint.optimizer_tensors(optimizer)
-            if (scaler := run.runtime.accelerator.scaler) is not None:
-                state["scaler"] = scaler.state_dict()
         checkpoint.write(
             run.run_dir / "checkpoints", progress.step, state, tensors, run.config.checkpoint.keep
         )
     run.runtime.wait()
 
 
-def _without_network(objective: torch.nn.Module) -> torch.nn.Module:
-    """What an objective holds besides the network, such as a domain discriminator."""
-    own = torch.nn.Module()
-    for name, child in objective.named_children():
-        if name != "network":
-            own.add_module(name, child)
-    return own
+def save_best(run: Run) -> None:
+    """Make the network, as it is, the model of the run."""
+    if run.runtime.is_main:
+        saved.save(run.network, run.source.classes, run.preprocessing, run.run_dir / "model")
 
 
-def _seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _validate(run: Run, validation: Iterable[Batch]) -> dict[str, float]:
+    """Accuracy and loss on the validation images; bad images are named, once each."""
+    _share_bad_images(run)
+    result = evaluate(
+        run.runtime,
+        run.network,
+        validation,
+        len(run.source.classes),
+        run.bad_images,
+        run.interrupt.check,
+    )
+    _share_bad_images(run)
+    return {"val/accuracy": result.accuracy, "val/loss": result.loss}
 
 
 def _parts(batch: Batch, parts: int) -> Iterator[tuple[Batch, bool]]:
@@ -209,11 +209,25 @@ def _parts(batch: Batch, parts: int) -> Iterator[tuple[Batch, bool]]:
         yield micro, start + size >= len(batch["label"])
 
 
-def _check_finite(loss: float, step: int) -> None:
+ADVICE = (
+    "Try a lower optimizer.lr, a warm-up (schedule.warmup_steps), clip_norm=1, or "
+    "mixed_precision=no."
+)
+
+
+def _check_finite(kind: str, loss: float, step: int) -> None:
     if not math.isfinite(loss):
+        raise FloatingPointError(f"the {kind} loss is {loss} at step {step}. {ADVICE}")
+
+
+def _check_weights(objective: Objective, step: int) -> None:
+    """Poisoned weights are never committed. Every process has the same weights, so all agree."""
+    named = objective.trained_parameters()
+    finite = torch.stack([parameter.detach().isfinite().all() for _, parameter in named]).tolist()
+    bad = [name for (name, _), fine in zip(named, finite, strict=True) if not fine]
+    if bad:
         raise FloatingPointError(
-            f"the training loss is {loss} at step {step}. Try a lower optimizer.lr, a warm-up "
-            "(schedule.warmup_steps), clip_norm=1, or mixed_precision=no."
+            f"{len(bad)} parameters, such as {bad[0]}, are no numbers at step {step}. {ADVICE}"
         )
 
 
@@ -224,19 +238,12 @@ def _is_better(new: dict[str, float], best: dict[str, Any]) -> bool:
     return (new["val/accuracy"], -new["val/loss"]) > (best["val/accuracy"], -best["val/loss"])
 
 
-def _batch_norm_trains(run: Run) -> bool:
-    run.network.train()
-    return any(isinstance(m, _BatchNorm) and m.training for m in run.network.modules())
-
-
-def _broadcast_batch_norm(run: Run) -> None:
+def _share_batch_norm(run: Run) -> None:
     """Give every process the main one's BatchNorm statistics, as DDP does before each step."""
-    if run.runtime.world_size == 1:
-        return
     for module in run.network.modules():
         if isinstance(module, _BatchNorm):
             for buffer in module.buffers():
-                torch.distributed.broadcast(buffer, src=0)
+                run.runtime.broadcast_(buffer)
 
 
 def _share_bad_images(run: Run) -> None:

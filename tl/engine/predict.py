@@ -83,7 +83,8 @@ def predict(
     if top_k is not None and top_k > len(model.classes):
         raise UserError(f"--top-k {top_k}: the model has only {len(model.classes)} classes")
     here = runtime.start(Config())
-    _check_same(here, images)
+    names = "\0".join(images.paths).encode(errors="surrogateescape")
+    here.check_same("images", hashlib.sha256(names).hexdigest())
     console = open_console(sys.stderr)
     network = model.network.to(here.device).to(memory_format=torch.channels_last)
     sampler = BatchShares(len(images.paths), batch_size, here.rank, here.world_size)
@@ -128,16 +129,6 @@ def predict(
         where = f" to {to.path}" if to.path is not None else ""
         console.say(f"{len(images.paths) - left_out:,} predictions{where}{skipped}")
     runtime.stop()
-
-
-def _check_same(here: Runtime, images: ImagePaths) -> None:
-    """Raise UserError unless all processes found the same images, for they divide them."""
-    names = "\0".join(images.paths).encode(errors="surrogateescape")
-    if len(set(here.from_all([hashlib.sha256(names).hexdigest()]))) > 1:
-        raise UserError(
-            "the processes found different images: is the folder still being written to, or "
-            "another one on each node?"
-        )
 
 
 def _of_all(here: Runtime, bad: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from tl.data.split import Source
 from tl.engine.runtime import Runtime
 from tl.freeze_plan import freeze_plan, random_and_frozen
 from tl.freezing import freeze, trainable_names
-from tl.models import published, saved, weight_files, weights, zoo
+from tl.models import saved, weight_files, weights, zoo
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing, preprocessing_of, with_image_size
 from tl.models.weights import LoadReport
@@ -21,15 +22,21 @@ from tl.tracking.console import ConsoleTracker
 from tl.tracking.tables import table
 
 
-def make_network(
-    config: Config, source: Source, here: Runtime
-) -> tuple[Network, Preprocessing, LoadReport]:
+def identity(source: Source) -> str:
+    """A hash of the classes and of the images' names and labels: on these the order depends."""
+    digest = hashlib.sha256("\0".join(source.classes).encode(errors="surrogateescape"))
+    for split in (source.train, source.val):
+        digest.update("\0".join(split.names).encode(errors="surrogateescape"))
+        digest.update(split.labels.tobytes())
+    return digest.hexdigest()
+
+
+def make_network(config: Config, source: Source) -> tuple[Network, Preprocessing, LoadReport]:
     """The network with its weights and a head for the classes, and what images go in as.
 
     Raises:
         UserError: no such architecture or weights, or they do not fit.
     """
-    zoo.check_architecture(config.model.name)
     chosen = config.model.weights
     preprocessing = preprocessing_of(config.model.name, chosen)
     if config.data.image_size is not None:
@@ -40,7 +47,6 @@ def make_network(
     keep_head = config.model.head == "keep" or (
         config.model.head == "auto" and _classes_of(chosen) == list(source.classes)
     )
-    here.first_on_each_node(lambda: published.download(config.model.name, chosen))
     report = weights.load(network, chosen, keep_head=keep_head)
     return network, preprocessing, report
 

@@ -21,13 +21,13 @@ from tl.data.sources import open_source
 from tl.data.streams import BadImages, default_workers
 from tl.engine import checkpoint, run_dir, runtime
 from tl.engine.interrupt import Interrupt
-from tl.engine.loop import train_phase
-from tl.engine.prepare import describe_source, describe_weights, make_network, show_plan
+from tl.engine.loop import save_best, train_phase
+from tl.engine.prepare import describe_source, describe_weights, identity, make_network, show_plan
 from tl.engine.runtime import Runtime, check_batch
 from tl.engine.state import Progress, Run
 from tl.errors import UserError
 from tl.freeze_plan import count_parameters
-from tl.models import saved
+from tl.models import published, saved, zoo
 from tl.models.network import Network
 from tl.objectives import objective_class
 from tl.tracking.console import ConsoleTracker, open_console
@@ -67,10 +67,14 @@ def run(
     folder = here.on_main(lambda: _folder(config, resume))
 
     # The cheap checks are done. Data and weights take a while.
-    source = open_source(config.data, config.seed)
+    source = here.on_all(lambda: open_source(config.data, config.seed))
+    images = identity(source)
+    here.check_same("images", images)
     for note in (*source.notes, describe_source(source)):
         console.say(note)
-    network, preprocessing, report = make_network(config, source, here)
+    zoo.check_architecture(config.model.name)
+    here.first_on_each_node(lambda: published.download(config.model.name, config.model.weights))
+    network, preprocessing, report = here.on_all(lambda: make_network(config, source))
     console.say(describe_weights(report))
     for phase in loaded.phases:
         show_plan(network, phase, report, here, console)
@@ -85,11 +89,16 @@ def run(
     run_id = here.on_main(lambda: run_dir.claim(folder, loaded))
     progress, tensors = Progress(), None
     if found is not None:
-        progress, tensors = restore(found, network, here)
+        progress, tensors = here.on_all(lambda: restore(found, network, here))
         console.say(f"going on after step {progress.step}, from {found}")
-        if progress.phase == len(loaded.phases) and (folder / "summary.json").is_file():
+        check_same_images(progress, images)
+        if progress.precision != here.precision:
+            console.say(f"note: precision was {progress.precision}, and is {here.precision} now")
+        done = progress.phase == len(loaded.phases)
+        if done and here.on_main((folder / "summary.json").is_file):
             console.say("the run is done already")
-            return json.loads((folder / "summary.json").read_text())
+            return here.on_main(lambda: json.loads((folder / "summary.json").read_text()))
+    progress.data, progress.precision = images, here.precision
     network.to(here.device).to(memory_format=torch.channels_last)
     workers = config.data.workers
     bad_images = BadImages(config.data.bad_images, config.data.max_bad_images)
@@ -115,9 +124,12 @@ def run(
         this.interrupt.listening(),
         _recorded(this, run_id, resumed=found is not None) as summary,
     ):
+        if progress.best.get("step") == progress.step:  # what the run may have died before
+            save_best(this)
         for index in range(progress.phase, len(loaded.phases)):
             train_phase(this, index, tensors if progress.phase_step else None)
             tensors = None
+            here.accelerator.free_memory()
         progress.wall_seconds = time.perf_counter() - this.started
         if here.is_main:
             saved.save(network, source.classes, preprocessing, folder / "last")
@@ -156,10 +168,19 @@ def restore(found: Path, network: Network, here: Runtime) -> tuple[Progress, dic
     """Load a checkpoint into the network; returns how far it had come, and all its tensors."""
     state, tensors = checkpoint.read(found)
     progress = Progress(**{f.name: state[f.name] for f in dataclasses.fields(Progress)})
-    checkpoint.load_module("network", network.model, tensors)
-    if here.accelerator.scaler is not None and "scaler" in state:
+    network.model.load_state_dict(checkpoint.part("network", tensors))
+    if here.accelerator.scaler is not None and state["scaler"] is not None:
         here.accelerator.scaler.load_state_dict(state["scaler"])
     return progress, tensors
+
+
+def check_same_images(progress: Progress, images: str) -> None:
+    """Raise UserError if the data is not what the run began with: its order would be another."""
+    if progress.data != images:
+        raise UserError(
+            "the run cannot go on: its images, or their classes, are not those it began with. "
+            "Put the data back as it was, or start a new run with another run_dir."
+        )
 
 
 def _newest(folder: Path, loaded: Loaded, console: ConsoleTracker) -> Path | None:
@@ -190,15 +211,16 @@ def _recorded(this: Run, run_id: str, resumed: bool) -> Iterator[dict[str, Any]]
     )
     try:
         yield summary
+        this.trackers.finish(summary, "done")
     except BaseException as error:
-        status = read_status(folder)
-        if status is None or status["state"] == "running":  # the process that fails first says why
-            interrupted = isinstance(error, KeyboardInterrupt)
-            message = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
-            write_status(folder, "failed", progress.step, exit_code_of(error), message)
+        with contextlib.suppress(OSError, UserError):  # the error itself matters more
+            status = read_status(folder)
+            if status is None or status["state"] == "running":  # who fails first says why
+                interrupted = isinstance(error, KeyboardInterrupt)
+                message = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
+                write_status(folder, "failed", progress.step, exit_code_of(error), message)
         this.trackers.finish(summary, "failed")
         raise
-    this.trackers.finish(summary, "done")
     if this.runtime.is_main:
         write_status(folder, "done", progress.step, DONE)
     this.runtime.wait()
@@ -227,7 +249,7 @@ def summarize(this: Run) -> dict[str, Any]:
         "images_per_second": round(speed, 2),
         "trainable_parameters": trainable,
         "frozen_parameters": frozen,
-        "frozen_unchanged": progress.frozen_unchanged,
+        "frozen_unchanged": True,  # or the run had failed: tl.freeze_plan.assert_unchanged
         "bad_images": len(progress.bad_images),
         "model_sha256": digest,
     }

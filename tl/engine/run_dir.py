@@ -11,12 +11,13 @@ from typing import Any, TextIO
 
 from tl import arguments
 from tl.arguments import Loaded
+from tl.atomic import write_text_atomically
 from tl.errors import UserError
 
 CONFIG, RUN_ID = "config.yaml", "run_id"
 
-# What may differ when a run goes on: it changes how the run is done and not what it computes.
-FREE_ON_RESUME = ("run_dir", "num_processes", "threads", "tracking", "checkpoint", "data.workers")
+# What may differ when a run goes on, of the keys that are compared.
+FREE_ON_RESUME = ("data.workers",)
 
 
 def new_name(what: str) -> Path:
@@ -53,10 +54,10 @@ def claim(run_dir: Path, loaded: Loaded) -> str:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         if not (run_dir / CONFIG).exists():
-            (run_dir / CONFIG).write_text(loaded.to_yaml(), encoding="utf-8")
+            write_text_atomically(run_dir / CONFIG, loaded.to_yaml())
         run_id = run_dir / RUN_ID
         if not run_id.exists():
-            run_id.write_text(secrets.token_hex(4))
+            write_text_atomically(run_id, secrets.token_hex(4))
         return run_id.read_text().strip()
     except OSError as error:
         raise UserError(f"cannot write to run_dir {run_dir}: {error.strerror}") from error

@@ -14,6 +14,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
+    DistributedType,
+    GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     broadcast_object_list,
     gather_object,
@@ -90,21 +92,35 @@ class Runtime:
         """Go on when every process is here."""
         self.accelerator.wait_for_everyone()
 
-    def first_on_each_node(self, work: Callable[[], Any]) -> Any:
-        """Do ``work`` on one process of each node first, then on the others.
+    def on_all(self, work: Callable[[], T]) -> T:
+        """Do ``work``, which may not be collective, on every process.
 
-        A user's error on any process is raised on all of them: none is left waiting.
+        A user's error on any process is raised on all of them, so that none is left waiting and
+        the main process can say it.
         """
-        result, error = None, ""
-        if self.accelerator.is_local_main_process:
-            result, error = _attempt(work)
-        errors = [e for e in self.from_all([error]) if e]
-        if not errors and not self.accelerator.is_local_main_process:
-            result, error = _attempt(work)
-        errors = errors or [e for e in self.from_all([error]) if e]
-        if errors:
+        result, error = _attempt(work)
+        if errors := [e for e in self.from_all([error]) if e]:
             raise UserError(errors[0])
-        return result
+        return cast(T, result)
+
+    def first_on_each_node(self, work: Callable[[], Any]) -> None:
+        """Do ``work`` on one process of each node, then on the others."""
+        is_first = self.accelerator.is_local_main_process
+        self.on_all(lambda: work() if is_first else None)
+        self.on_all(lambda: None if is_first else work())
+
+    def check_same(self, what: str, value: str) -> None:
+        """Raise UserError unless ``value``, such as a hash, is the same on all processes."""
+        if len(set(self.from_all([value]))) > 1:
+            raise UserError(
+                f"the processes see different {what}: is the folder still being written to, or "
+                "another one on each node?"
+            )
+
+    def broadcast_(self, tensor: Tensor) -> None:
+        """Overwrite ``tensor`` by the main process's."""
+        if self.world_size > 1:
+            torch.distributed.broadcast(tensor, src=0)
 
     def describe(self) -> str:
         """One line on what the run got."""
@@ -150,13 +166,21 @@ def start(config: Config) -> Runtime:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     accelerator = Accelerator(
         # Accelerate leaves several processes without a GPU each alone, unless told it is a CPU run.
-        cpu=not torch.accelerator.is_available() or None,
+        cpu=not torch.cuda.is_available(),
         mixed_precision=precision,
+        # The loop accumulates by itself; a setting of the launcher's would divide the loss again.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=timedelta(minutes=30)),
         ],
     )
+    kinds = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+    if accelerator.distributed_type not in kinds:
+        raise UserError(
+            f"the launcher asks for {accelerator.distributed_type.value}; this trains with DDP. "
+            "Leave it out of the launcher's options, or of the file that `accelerate config` wrote."
+        )
     world_size = accelerator.num_processes
     check_processes(world_size, config.num_processes, asked_of_launcher())
     if precision == "fp16" and accelerator.device.type != "cuda":
@@ -220,7 +244,8 @@ def _gpu_precision() -> str:
     """The half precision that the GPU has in silicon, ``no`` without a GPU."""
     if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
         return "no"
-    return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+    device = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
 
 
 def resolve_precision(configured: str, launched: str, hardware: str) -> str:

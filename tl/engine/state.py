@@ -7,10 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from tl.config import Config, Phase
 from tl.data.sampler import EvaluationSampler
-from tl.data.split import Source
-from tl.data.streams import BadImages
+from tl.data.split import Source, Split
+from tl.data.streams import BadImages, Sampler, open_stream
+from tl.data.transforms import Transform
 from tl.engine.interrupt import Interrupt
 from tl.engine.runtime import Runtime
 from tl.models.network import Network
@@ -34,11 +37,15 @@ class Progress:
     training_seconds: float = 0.0
     wall_seconds: float = 0.0
     best: dict[str, Any] = field(default_factory=dict)
-    """Metrics of the best evaluation, its step, and the sha256 of its model."""
+    """Metrics of the best evaluation, and its step."""
     last: dict[str, Any] = field(default_factory=dict)
     """Metrics of the last evaluation."""
     bad_images: dict[str, str] = field(default_factory=dict)
-    frozen_unchanged: bool = True
+    frozen: dict[str, str] = field(default_factory=dict)
+    """sha256 of each frozen tensor when the phase began; a restart does not begin it again."""
+    data: str = ""
+    """Hash of the images' names and labels."""
+    precision: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -87,4 +94,16 @@ class Run:
         batch_size = max(32, math.ceil(phase.global_batch_size / self.runtime.world_size))
         return EvaluationSampler(
             len(self.source.val), batch_size, self.runtime.rank, self.runtime.world_size
+        )
+
+    def open_stream(self, split: Split, view: Transform, sampler: Sampler) -> DataLoader:
+        """This process's batches of ``split``, one for each item of ``sampler``."""
+        return open_stream(
+            split,
+            view,
+            sampler,
+            seed=self.config.seed,
+            size=self.preprocessing.crop_size,
+            workers=self.workers,
+            pin_memory=self.runtime.device.type == "cuda",
         )

@@ -34,8 +34,9 @@ def mix(z: Tensor) -> Tensor:
 
 def image_keys(seed: int, step: int, ids: Tensor) -> Tensor:
     """The key of each image in one step: int64 (N,) from ids (N,) int64."""
-    base = mix(torch.tensor([seed])) + step
-    return mix(mix(base).to(ids.device) + ids * _GOLDEN)
+    # Computed on the CPU: the copy of a tensor to the device would wait for the step before.
+    base = int(mix(mix(torch.tensor(seed)) + step).item())
+    return mix(ids * _GOLDEN + base)
 
 
 class Draws:

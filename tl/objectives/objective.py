@@ -18,9 +18,6 @@ class Objective(nn.Module):
     the mixed-precision wrapper always fit what trains in that phase.
     """
 
-    streams: tuple[str, ...] = ("train",)
-    """The streams of data that a step takes a batch of."""
-
     def __init__(self, network: Network, phase: Phase) -> None:
         super().__init__()
         self.network = network
@@ -42,6 +39,16 @@ class Objective(nn.Module):
             images, and is logged as a mean over images under its name.
         """
         raise NotImplementedError
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Parameters and buffers besides the network's: what a checkpoint keeps of an objective."""
+        return {n: t for n, t in self.state_dict().items() if not n.startswith("network.")}
+
+    def load_own_state(self, state: dict[str, Tensor]) -> None:
+        """The reverse of `own_state`."""
+        missing, unexpected = self.load_state_dict(state, strict=False)
+        assert not unexpected, unexpected
+        assert all(name.startswith("network.") for name in missing), missing
 
     def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Name and parameter of all that trains: the network's by their own names, then others."""

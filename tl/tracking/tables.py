@@ -43,7 +43,7 @@ def key_values(title: str, values: Mapping[str, Any]) -> Table:
 
 
 def format_value(value: Any) -> str:
-    """``1234567`` as ``1,234,567``; a float with four digits, also where they are zeros; None as ``-``; yes and no."""
+    """``1234567`` as ``1,234,567``; a float with four digits, zeros too; ``-``, yes and no."""
     if value is None:
         return "-"
     if isinstance(value, bool):
