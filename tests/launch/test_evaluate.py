@@ -1,6 +1,7 @@
 """tl evaluate: the right numbers, on the right images, of the right classes."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -155,3 +156,18 @@ def test_a_picture_of_any_number_of_classes(num_classes, tmp_path):
     edge = np.concatenate([np.asarray(picture)[[0, -1]].reshape(-1, 3)])
     assert (edge == 255).all()  # nothing is cut off
     assert [p.name for p in tmp_path.iterdir()] == ["matrix.png"]
+
+
+def test_code_that_a_folders_config_names_is_not_run(run_folder, labelled, tmp_path):
+    """Loaded as a strategy, this one would run its argument as Python code."""
+    sentinel, folder = tmp_path / "ran", tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    code = f"cProfile:run(__import__('os').mkdir('{sentinel}'))"
+    (folder / "config.yaml").write_text(json.dumps({"strategy": code}))
+    done = start("evaluate", folder, labelled)
+    assert done.returncode == 0, done.stderr
+    assert not sentinel.exists()
+    (folder / "config.yaml").write_text(json.dumps({"data": {"source": "os:mkdir"}}))
+    done = start("evaluate", folder)
+    assert done.returncode == 2
+    assert b"names code as its data source" in done.stderr
