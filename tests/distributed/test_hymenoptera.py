@@ -43,7 +43,7 @@ def test_a_classic_recipe_reaches_what_is_promised(
     least: float,
     trainable: int,
 ) -> None:
-    """Measured over three seeds: 0.88 to 0.91 (head) and 0.89 to 0.93 (all layers)."""
+    """Measured over three seeds: 0.86 to 0.91 (head) and 0.86 to 0.91 (all layers)."""
     [summary, _] = gloo_workers.run(2, run, config, str(shared), str(tmp_path / "run"), seed)
     assert summary["val/accuracy"] >= least
     assert summary["trainable_parameters"] == trainable
