@@ -1,8 +1,9 @@
 """Real processes that run functions of tests together, over gloo.
 
-A process that imports torch and its company takes seconds to start, so the same ones serve the
-whole session. A function is found by its file and name, gets its arguments, and joins the others
-as `accelerate launch` would have it: by the environment.
+A process that imports torch and its company takes seconds to start. So one server imports them
+once, every process is a fork of it, and the same ones serve the whole session. A function is found
+by its file and name, gets its arguments, and joins the others as `accelerate launch` would have
+it: by the environment.
 """
 
 from __future__ import annotations
@@ -19,6 +20,15 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 SECONDS = 280
+SECONDS_AFTER_A_FAILURE = 20
+"""how long the others may take to notice; they are ended after that"""
+
+
+def fork_server() -> Any:
+    """A multiprocessing context whose processes start in no time: torch is there already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torchvision", "accelerate", "tl.engine.run"])
+    return context
 
 
 def _free_port() -> int:
@@ -81,7 +91,7 @@ class GlooWorkers:
     """See the module."""
 
     def __init__(self) -> None:
-        self._context = multiprocessing.get_context("spawn")
+        self._context = fork_server()
         self._workers: list[tuple[Any, Connection]] = []
 
     def run(self, world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -102,21 +112,23 @@ class GlooWorkers:
         for connection in connections:
             connection.send((file, function.__name__, arguments, world_size, port))
         results: list[Any] = [None] * world_size
+        failure: WorkerError | None = None
         pending = set(connections)
         while pending:
-            ready = wait(list(pending), timeout=SECONDS)
+            ready = wait(list(pending), timeout=SECONDS_AFTER_A_FAILURE if failure else SECONDS)
             if not ready:
                 self.stop()
-                raise TimeoutError(f"{function.__name__} took more than {SECONDS} s")
+                raise failure or TimeoutError(f"{function.__name__} took more than {SECONDS} s")
             for connection in ready:
                 assert isinstance(connection, Connection)
                 pending.discard(connection)
                 rank = connections.index(connection)
                 result, error = connection.recv()
                 if error is not None:
-                    self.stop()  # the others may wait for this one for ever
-                    raise WorkerError(rank, *error)
+                    failure = failure or WorkerError(rank, *error)
                 results[rank] = result
+        if failure is not None:
+            raise failure
         return results
 
     def stop(self) -> None:
