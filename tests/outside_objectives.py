@@ -11,6 +11,15 @@ from tl.objectives import Objective
 from tl.objectives.supervised import Supervised
 
 
+class Float64(Supervised):
+    """For networks that were built in float64: images come in float32."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        first = next(m for m in self.network.model.modules() if isinstance(m, nn.Conv2d))
+        first.register_forward_pre_hook(lambda _, inputs: tuple(x.double() for x in inputs))
+
+
 class PullToStart(Supervised):
     """Cross-entropy and a pull to the starting point, with a learned strength: state of its own."""
 

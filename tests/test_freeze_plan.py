@@ -102,10 +102,10 @@ def test_the_plan_says_what_batchnorm_does_and_the_range_of_rates() -> None:
     assert [row.lr for row in plan] == ["1.0e-03 to 1.0e-01", "1.0e-02", "-", "2.0e-01"]
 
 
-def test_a_stage_with_both_kinds_of_batchnorm_is_mixed() -> None:
+def test_a_stage_with_both_kinds_of_batchnorm_shows_both() -> None:
     network = frozen(r"regex(layer4\.1)", make=lambda: on_meta("resnet18"))
     plan = {row.stage: row for row in freeze_plan(network, dict.fromkeys(all_names(network), 0.1))}
-    assert (plan["layer4"].batch_norm, plan["layer3"].batch_norm) == ("mixed", "frozen")
+    assert (plan["layer4"].batch_norm, plan["layer3"].batch_norm) == ("frozen, train", "frozen")
 
 
 def test_random_weights_that_never_train_are_noted() -> None:

@@ -100,7 +100,7 @@ class Training(Keys):
     global_batch_size: PositiveInt = 32
     """images in one optimizer step, over all processes"""
     gradient_accumulation: PositiveInt = 1
-    """parts in which each process computes its share of a global batch, to save memory"""
+    """micro-batches in which a global batch is computed, one after another, to save memory"""
     objective: str = "supervised"
     """what is minimised: a name, or package.module:name of your own"""
     label_smoothing: Decay = 0.0
@@ -111,8 +111,9 @@ class Training(Keys):
     # 0.89 with it.
     clip_norm: PositiveFloat | None = 1.0
     """largest norm of the gradient of all trained parameters together; null: no limit"""
-    batch_norm: Literal["train", "frozen"] = "train"
-    """`frozen`: BatchNorm keeps its statistics also where its layer trains"""
+    batch_norm: Literal["train", "frozen", "sync"] = "train"
+    """`frozen`: BatchNorm keeps its statistics also where its layer trains; `sync`: it takes them
+    over the images of all processes, so that their number does not matter"""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     augment: Literal["none", "flip", "standard", "trivial"] = "standard"

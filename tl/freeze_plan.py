@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl.freezing import head
 from tl.models.network import Network
+from tl.models.synced_batch_norm import is_synchronized
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class StagePlan:
     parameters: int
     trainable: int
     batch_norm: str
-    """``train``, ``frozen``, ``mixed`` or ``-`` (none in this stage)."""
+    """``train``, ``sync``, ``frozen``, several of these, or ``-`` (none in this stage)."""
     lr: str
     """The base learning rate of what trains, a range where there are several, ``-`` for none."""
 
@@ -42,7 +43,7 @@ def freeze_plan(network: Network, lr_of: Mapping[str, float]) -> list[StagePlan]
     for stage in network.stages:
         owned = {n: p for n, p in network.model.named_parameters() if stage.owns_name(n)}
         modes = {
-            module.training
+            _mode(module)
             for name, module in network.model.named_modules()
             if isinstance(module, _BatchNorm) and stage.owns_name(name)
         }
@@ -52,15 +53,19 @@ def freeze_plan(network: Network, lr_of: Mapping[str, float]) -> list[StagePlan]
                 stage=stage.name,
                 parameters=sum(p.numel() for p in owned.values()),
                 trainable=sum(p.numel() for p in owned.values() if p.requires_grad),
-                batch_norm={0: "-", 2: "mixed"}.get(
-                    len(modes), "train" if True in modes else "frozen"
-                ),
+                batch_norm=", ".join(sorted(modes)) or "-",
                 lr=" to ".join(f"{rate:.1e}" for rate in {rates[0]: 0, rates[-1]: 0})
                 if rates
                 else "-",
             )
         )
     return rows
+
+
+def _mode(layer: nn.Module) -> str:
+    if not layer.training:
+        return "frozen"
+    return "sync" if is_synchronized(layer) else "train"
 
 
 def random_and_frozen(network: Network, new: Iterable[str], pretrained: bool) -> list[str]:

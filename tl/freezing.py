@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tl.errors import UserError, unknown
 from tl.models.network import Network, head_parameters
 from tl.models.stages import Stage, is_below
+from tl.models.synced_batch_norm import separate, synchronize
 from tl.phases import load_object, parse_call
 
 Names = frozenset[str]
@@ -152,7 +153,8 @@ def freeze(network: Network, names: Names, batch_norm: str = "train") -> None:
     Modules stay in eval mode when nothing in their stage trains. Inside a stage that trains that is
     narrowed to BatchNorm: one whose own weight is frozen keeps its statistics, and with
     ``batch_norm="frozen"`` all do; dropout there goes on firing. An auxiliary classifier of which
-    nothing trains stays in eval mode as well, where it costs no time.
+    nothing trains stays in eval mode as well, where it costs no time. With ``batch_norm="sync"``
+    BatchNorm that trains takes its statistics over all processes.
     """
     for name, parameter in network.model.named_parameters():
         parameter.requires_grad_(name in names)
@@ -170,6 +172,10 @@ def freeze(network: Network, names: Names, batch_norm: str = "train") -> None:
                 still.add(name)
         elif name in auxiliary and not any(p.requires_grad for p in module.parameters()):
             still.add(name)
+        if isinstance(module, _BatchNorm):
+            separate(module)
+            if batch_norm == "sync" and name not in still:
+                synchronize(module, lambda: network.weight)
     network.eval_modules = frozenset(still)
     network.train(network.training)
 

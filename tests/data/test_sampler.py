@@ -23,15 +23,25 @@ def samplers(draw: st.DrawFn) -> TrainSampler:
     """Of one to three whole epochs, for rank 0 of one process."""
     n, batch = draw(st.integers(1, 40)), draw(st.integers(1, 50))
     steps = math.ceil(n / batch) * draw(st.integers(1, 3))
-    return TrainSampler(n, batch, draw(seeds), draw(st.integers(0, 9)), 0, steps, 0, 1)
+    first_epoch, accumulation = draw(st.integers(0, 9)), draw(st.integers(1, 4))
+    return TrainSampler(n, batch, draw(seeds), first_epoch, 0, steps, 0, 1, accumulation)
 
 
-def of_all_ranks(sampler: TrainSampler, world: int) -> list[list[list[tuple[int, int]]]]:
-    """For each rank the batches it gets."""
-    return [list(replace(sampler, rank=rank, world_size=world)) for rank in range(world)]
+Keys = list[tuple[int, int]]
 
 
-def without_padding(keys: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def of_all_ranks(sampler: TrainSampler, world: int) -> list[list[list[Keys]]]:
+    """For each rank and step the micro-batches it gets."""
+    ranks = []
+    for rank in range(world):
+        batches = iter(replace(sampler, rank=rank, world_size=world))
+        steps = range(sampler.first_step, sampler.last_step)
+        ranks.append([[next(batches) for _ in range(sampler.micro_batches_in(s))] for s in steps])
+        assert next(batches, None) is None
+    return ranks
+
+
+def without_padding(keys: Keys) -> Keys:
     return [key for key in keys if key[1] != PADDING]
 
 
@@ -54,19 +64,35 @@ def test_the_shares_of_a_step_are_the_slice_of_the_epochs_order(
         start = position * sampler.global_batch_size
         order = epoch_order(sampler.num_images, sampler.seed, epoch)
         expected = [(epoch, i) for i in order[start : start + sampler.global_batch_size].tolist()]
-        shares = [rank[step] for rank in ranks]
-        assert without_padding(list(chain(*shares))) == expected
-        sizes = [len(without_padding(keys)) for keys in shares]
-        assert max(sizes) - min(sizes) <= 1
-        for keys, size in zip(shares, sizes, strict=True):
-            # Padding stands alone, and only where there is nothing else.
-            assert (keys == [(epoch, PADDING)]) if size == 0 else len(keys) == size
+        assert sampler.images_in(step) == len(expected)
+        # By micro-batch, and within one by rank.
+        shares = [list(micro_batch) for micro_batch in zip(*(r[step] for r in ranks), strict=True)]
+        assert without_padding(list(chain(*chain(*shares)))) == expected
+        for micro_batch in shares:
+            sizes = [len(without_padding(keys)) for keys in micro_batch]
+            assert 1 <= max(sizes) <= min(sizes) + 1
+            for keys, size in zip(micro_batch, sizes, strict=True):
+                # Padding stands alone, and only where there is nothing else.
+                assert (keys == [(epoch, PADDING)]) if size == 0 else len(keys) == size
+
+
+@settings(max_examples=100, deadline=None)
+@given(samplers(), worlds)
+def test_the_micro_batches_of_a_step_are_the_same_on_any_number_of_processes(
+    sampler: TrainSampler, world: int
+) -> None:
+    [alone] = of_all_ranks(sampler, 1)
+    together = of_all_ranks(sampler, world)
+    for step, expected in enumerate(alone):
+        for i, micro_batch in enumerate(expected):
+            assert without_padding(list(chain(*(r[step][i] for r in together)))) == micro_batch
 
 
 @settings(max_examples=100, deadline=None)
 @given(samplers(), worlds)
 def test_an_epoch_has_each_image_once(sampler: TrainSampler, world: int) -> None:
-    seen = Counter(without_padding(list(chain(*chain(*of_all_ranks(sampler, world))))))
+    ranks = of_all_ranks(sampler, world)
+    seen = Counter(without_padding(list(chain(*chain(*chain(*ranks))))))
     epochs = sampler.last_step // sampler.steps_per_epoch
     first = sampler.first_epoch
     expected = {(e, i) for e in range(first, first + epochs) for i in range(sampler.num_images)}
@@ -80,11 +106,10 @@ def test_going_on_from_any_step_gives_the_tail(
     sampler: TrainSampler, world: int, data: st.DataObject
 ) -> None:
     first = data.draw(st.integers(0, sampler.last_step))
-    for rank in range(world):
-        whole = replace(sampler, rank=rank, world_size=world)
-        tail = replace(whole, first_step=first)
-        assert list(tail) == list(whole)[first:]
-        assert len(tail) == len(list(tail))
+    tail = replace(sampler, first_step=first)
+    for whole, rest in zip(of_all_ranks(sampler, world), of_all_ranks(tail, world), strict=True):
+        assert rest == whole[first:]
+        assert len(tail) == sum(len(step) for step in rest)
 
 
 def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch() -> None:

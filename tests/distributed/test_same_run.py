@@ -9,14 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from gloo_workers import GlooWorkers
 from safetensors.torch import load_file
 
 from tl.arguments import load
-from tl.data.sampler import TrainSampler, epoch_order
 from tl.engine import run as engine_run
-from tl.engine import runtime
 from tl.tracking.jsonl import read
 
 # Float32 sums in another order. Over the steps below the difference grows: head-only training is
@@ -114,72 +111,6 @@ def test_the_summary_is_that_of_the_record(gloo_workers: GlooWorkers, tmp_path: 
     assert on_disk["num_processes"] == 2
     assert on_disk["frozen_unchanged"] is True
     assert other["val/loss"] == summary["val/loss"]
-
-
-def gradient_of_a_step(images: int, world_size: int, parts: int) -> list[torch.Tensor]:
-    """The gradient that the loop's arithmetic gives for the first step, in float64."""
-    from accelerate import Accelerator
-    from torch import nn
-
-    from tl.config import Phase
-    from tl.engine.loop import _parts
-    from tl.models.network import Network
-    from tl.models.stages import Stage
-    from tl.objectives.supervised import Supervised
-
-    here = runtime.start(load(None, [], environ={}).config)
-    assert isinstance(here.accelerator, Accelerator)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).double()
-    stages = [Stage("head", ("0", "1"), ("1",))]
-    objective = Supervised(Network(model, "toy", {}, stages), Phase(name="toy", train="full"))
-    trained = here.accelerator.prepare(objective)
-    data, labels = _toy_data(images)
-    sampler = TrainSampler(images, 8, 0, 0, 0, 1, here.rank, here.world_size)
-    [keys] = list(sampler)
-    ids = torch.tensor([i for _, i in keys])
-    real = ids >= 0
-    batch = {
-        "image": data[ids.clamp(min=0)] * real[:, None, None, None],
-        "label": labels[ids.clamp(min=0)] * real,
-        "id": ids,
-        "key": ids,
-        "weight": real.double(),
-    }
-    count = here.all_reduce(batch["weight"].sum())
-    for micro, is_last in _parts(batch, parts):
-        if is_last:
-            loss = trained({**micro, "global_count": count}, 0.0)["loss"]
-            here.accelerator.backward(loss * here.world_size)
-        else:
-            with here.accelerator.no_sync(trained):
-                loss = trained({**micro, "global_count": count}, 0.0)["loss"]
-                here.accelerator.backward(loss * here.world_size)
-    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
-
-
-def _toy_data(images: int) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    data = torch.randn(images, 3, 2, 2, generator=generator, dtype=torch.float64)
-    return data, torch.randint(0, 3, (images,), generator=generator)
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-@pytest.mark.parametrize("images", [1, 5, 8])
-def test_the_gradient_is_that_of_the_mean_over_the_global_batch(
-    gloo_workers: GlooWorkers, world_size: int, images: int
-) -> None:
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).double()
-    data, labels = _toy_data(images)
-    ids = torch.from_numpy(epoch_order(images, 0, 0)[:8])
-    # The objective takes the loss in float32, so float32 rounding is what is allowed.
-    F.cross_entropy(model(data[ids]).float(), labels[ids]).backward()
-    expected = [p.grad for p in model.parameters()]
-    for parts in (1, 2):
-        for gradient in gloo_workers.run(world_size, gradient_of_a_step, images, world_size, parts):
-            for ours, theirs in zip(gradient, expected, strict=True):
-                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
 def test_all_processes_end_with_the_same_weights(gloo_workers: GlooWorkers, tmp_path: Path) -> None:

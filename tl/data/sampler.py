@@ -1,8 +1,9 @@
 """Which images are in which step, and which of them a process takes.
 
 Everything here is a function of (seed, epoch, step), of no state: a run goes on from any step, on
-any number of processes, by counting. A global batch is cut into the processes' shares, so the
-images of a step are the same however many processes there are, and none is repeated or left out.
+any number of processes, by counting. A global batch is cut into micro-batches and each of these
+into the processes' shares, so the images of a step, and of a micro-batch, are the same however many
+processes there are, and none is repeated or left out.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ def epoch_order(num_images: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng(seed_of("order", seed, epoch)).permutation(num_images)
 
 
-def share(num: int, rank: int, world_size: int) -> slice:
-    """The part of ``num`` items that a process takes: contiguous, sizes differ by one at most."""
-    small, extra = divmod(num, world_size)
-    start = rank * small + min(rank, extra)
-    return slice(start, start + small + (rank < extra))
+def share(num: int, part: int, parts: int) -> slice:
+    """One of ``parts`` parts of ``num`` items: contiguous, sizes differ by one at most."""
+    small, extra = divmod(num, parts)
+    start = part * small + min(part, extra)
+    return slice(start, start + small + (part < extra))
 
 
 @dataclass(frozen=True)
 class TrainSampler:
     """The batches of one process for the steps ``first_step`` to ``last_step`` of a phase.
 
-    Iterating gives for each step the list of keys (epoch, id) of this process's share of the
-    global batch. The last batch of an epoch holds what is left. A process whose share is empty
-    gets one place of padding, as it has to take part in the step all the same.
+    Iterating gives the list of keys (epoch, id) of this process's share of each micro-batch; a step
+    has `micro_batches_in` of them, one after another. The last step of an epoch has what is left. A
+    process whose share is empty gets one place of padding, as it has to take part all the same.
     """
 
     num_images: int
@@ -52,6 +53,7 @@ class TrainSampler:
     last_step: int
     rank: int
     world_size: int
+    gradient_accumulation: int = 1
 
     @property
     def steps_per_epoch(self) -> int:
@@ -62,8 +64,12 @@ class TrainSampler:
         start = step % self.steps_per_epoch * self.global_batch_size
         return min(self.global_batch_size, self.num_images - start)
 
+    def micro_batches_in(self, step: int) -> int:
+        """Number of micro-batches of a step: none is without an image on every process."""
+        return min(self.gradient_accumulation, self.images_in(step))
+
     def __len__(self) -> int:
-        return self.last_step - self.first_step
+        return sum(self.micro_batches_in(step) for step in range(self.first_step, self.last_step))
 
     def __iter__(self) -> Iterator[list[Key]]:
         order_of, order = None, np.empty(0, np.int64)
@@ -74,8 +80,11 @@ class TrainSampler:
                 order_of, order = epoch, epoch_order(self.num_images, self.seed, epoch)
             start = batch * self.global_batch_size
             ids = order[start : start + self.global_batch_size]
-            mine = ids[share(len(ids), self.rank, self.world_size)].tolist()
-            yield [(epoch, i) for i in mine or [PADDING]]
+            micro_batches = self.micro_batches_in(step)
+            for micro_batch in range(micro_batches):
+                part = ids[share(len(ids), micro_batch, micro_batches)]
+                mine = part[share(len(part), self.rank, self.world_size)].tolist()
+                yield [(epoch, i) for i in mine or [PADDING]]
 
 
 @dataclass(frozen=True)

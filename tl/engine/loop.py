@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -69,6 +69,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         last_step=total_steps,
         rank=runtime.rank,
         world_size=runtime.world_size,
+        gradient_accumulation=phase.gradient_accumulation,
     )
     view = augmented_view(run.preprocessing, phase.augment, phase.crop_scale)
     stream = run.open_stream(run.source.train, view, sampler)
@@ -78,25 +79,30 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
 
     trained.train()
     sums = Sums(runtime.device)
+    micro_batches = iter(stream)
     clock = time.perf_counter()
-    for step, batch in enumerate(stream, start=progress.phase_step):
+    for step in range(progress.phase_step, total_steps):
         run.interrupt.check()
         # Randomness is a function of the step's number and the images, so a resumed run draws the
         # same and no generator has to be saved: dropout goes by the images' keys, and whatever an
         # objective or a network draws besides by this seed.
         torch.manual_seed(seed_of("step", config.seed, progress.step, runtime.rank))
         lr = set_lr(plain_optimizer, lr_factor(phase.schedule, step, total_steps, steps_per_epoch))
-        run.bad_images.meet(batch.pop("bad"))
-        batch = to_device(batch, runtime.device)
-        batch["key"] = image_keys(config.seed, progress.step, batch["id"])
-        images_here = batch["weight"].sum()
+        batch = [next(micro_batches) for _ in range(sampler.micro_batches_in(step))]
+        for micro_batch in batch:
+            run.bad_images.meet(micro_batch.pop("bad"))
+        batch = [to_device(micro_batch, runtime.device) for micro_batch in batch]
+        images_here = torch.stack([micro_batch["weight"].sum() for micro_batch in batch]).sum()
         global_count: Tensor | int = sampler.images_in(step)
         if run.bad_images.policy == "skip":  # only then may there be fewer
             global_count = runtime.all_reduce(images_here).clamp(min=1)
 
-        for micro, is_last in _parts(batch, phase.gradient_accumulation):
-            with contextlib.nullcontext() if is_last else accelerator.no_sync(trained):
-                output = trained({**micro, "global_count": global_count}, step / total_steps)
+        for micro_batch in batch:
+            micro_batch["key"] = image_keys(config.seed, progress.step, micro_batch["id"])
+            micro_batch["global_count"] = global_count
+            meets = micro_batch is batch[-1]  # the processes reduce their gradients once a step
+            with contextlib.nullcontext() if meets else accelerator.no_sync(trained):
+                output = trained(micro_batch, step / total_steps)
                 # Each process holds its share of the global mean. DDP divides the sum of the
                 # gradients by the number of processes, which this takes back.
                 accelerator.backward(output["loss"] * runtime.world_size)
@@ -196,17 +202,6 @@ def _validate(run: Run, validation: Iterable[Batch]) -> dict[str, float]:
     )
     _share_bad_images(run)
     return {"val/accuracy": result.accuracy, "val/loss": result.loss}
-
-
-def _parts(batch: Batch, parts: int) -> Iterator[tuple[Batch, bool]]:
-    """Cut a batch into micro-batches; the flag is true for the last.
-
-    A share with fewer images than parts gives fewer: processes only meet in the last one.
-    """
-    size = math.ceil(len(batch["label"]) / parts)
-    for start in range(0, len(batch["label"]), size):
-        micro = {name: value[start : start + size] for name, value in batch.items()}
-        yield micro, start + size >= len(batch["label"])
 
 
 ADVICE = (

@@ -88,10 +88,10 @@ def show_plan(
         console.say(f"frozen prefix, without autograd: {prefix[0]} to {prefix[-1]}")
     for note in random_and_frozen(network, report.new, report.loaded > 0):
         console.say(f"note: {note}")
-    if here.world_size > 1 and any(row.batch_norm in ("train", "mixed") for row in rows):
+    if here.world_size > 1 and any("train" in row.batch_norm for row in rows):
         console.say(
             "note: BatchNorm that trains normalises by each process's own share of a batch, so "
-            "losses depend on the number of processes; batch_norm=frozen makes them equal"
+            "losses depend on the number of processes; batch_norm=sync or frozen makes them equal"
         )
     console.say("")
 

@@ -60,7 +60,7 @@ def run(
     if shared is None:
         console.say(here.describe())
     for phase in loaded.phases:
-        check_batch(phase.global_batch_size, here.world_size)
+        check_batch(phase, here.world_size)
         objective_class(phase.objective)
     views = config.tracking if here.is_main else TrackingConfig(trackers=[])
     trackers = open_trackers(views, console)

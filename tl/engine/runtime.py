@@ -22,7 +22,7 @@ from accelerate.utils import (
 )
 from torch import Tensor
 
-from tl.config import Config
+from tl.config import Config, Phase
 from tl.errors import UserError
 
 T = TypeVar("T")
@@ -189,12 +189,14 @@ def start(config: Config) -> Runtime:
     return Runtime(accelerator, precision, threads)
 
 
-def check_batch(global_batch_size: int, world_size: int) -> None:
+def check_batch(phase: Phase, world_size: int) -> None:
     """Raise UserError if a step would leave a process without an image."""
-    if global_batch_size < world_size:
+    micro_batches = phase.gradient_accumulation
+    if phase.global_batch_size < world_size * micro_batches:
+        cut = f" × gradient_accumulation={micro_batches}" if micro_batches > 1 else ""
         raise UserError(
-            f"global_batch_size={global_batch_size} is smaller than the number of processes, "
-            f"{world_size}: give each at least one image, or start fewer processes"
+            f"global_batch_size={phase.global_batch_size} is smaller than the number of processes, "
+            f"{world_size}{cut}: give each at least one image, or start fewer processes"
         )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tl.models.synced_batch_norm import is_synchronized
+
 
 def accept_single_values(model: nn.Module) -> None:
     """Let BatchNorm that trains take one value per channel: it then goes by what it has gathered.
@@ -24,7 +26,8 @@ def accept_single_values(model: nn.Module) -> None:
 
 def _before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
     values: Tensor = arguments[0]
-    if module.training and values.numel() == values.shape[1]:
+    # A synchronized layer takes part in what all processes do, and sees to this by itself.
+    if module.training and values.numel() == values.shape[1] and not is_synchronized(module):
         module.training = False
         module.single_value = True  # type: ignore[assignment]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -24,8 +24,8 @@ class Network(nn.Module):
     stay in eval mode, with all below them, whatever ``train()`` is called with: statistics of a
     frozen BatchNorm do not move and frozen dropout does not fire.
 
-    Dropout is a function of the image where ``draws.keys`` says which images go through, see
-    ``tl.models.dropout``.
+    `expect` says which images come next: dropout is then a function of the image, see
+    ``tl.models.dropout``, and synchronized BatchNorm leaves padding out.
 
     Every method that takes ``start`` takes images (N, 3, H, W) when it is 0, and else the output
     of ``features(images, start)``: what a cache of a frozen prefix holds.
@@ -46,7 +46,15 @@ class Network(nn.Module):
         self.frozen_prefix = 0
         self.eval_modules: frozenset[str] = frozenset()
         self.draws = give_images_their_own(model)
+        self.weight: Tensor | None = None
         accept_single_values(model)
+
+    def expect(self, batch: Mapping[str, Any]) -> None:
+        """Say which images go through next in training.
+
+        ``key`` (N,) int64 is a number for each image and step, ``weight`` (N,) is 0 for padding.
+        """
+        self.draws.keys, self.weight = batch["key"], batch["weight"]
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Logits (N, C)."""

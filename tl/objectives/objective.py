@@ -27,10 +27,11 @@ class Objective(nn.Module):
         """The loss of this process's share of a global batch.
 
         Args:
-            batch: see `tl.data.streams.Batch`; ``weight`` (N,) is 0 for what must not count, and
+            batch: see `tl.data.streams.Batch`; ``weight`` (N,) is 0 for what must not count,
                 ``global_count`` (scalar) is the sum of weights over the whole global batch, and
-                ``key`` (N,) int64 are the images' keys for ``network.draws``, by which dropout is
-                the same on any number of processes.
+                ``key`` (N,) int64 are the images' keys. Say ``network.expect(batch)`` before the
+                images go through: dropout and synchronized BatchNorm are the same on any number of
+                processes by that.
             progress: how much of the phase is done, 0 to 1.
 
         Returns:

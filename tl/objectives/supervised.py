@@ -18,7 +18,7 @@ class Supervised(Objective):
     """
 
     def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
-        self.network.draws.keys = batch["key"]
+        self.network.expect(batch)
         logits, auxiliary = self.network.forward_with_aux(batch["image"])
         loss = self._cross_entropy(logits, batch)
         for weight, auxiliary_logits in auxiliary:
