@@ -98,7 +98,7 @@ class GlooWorkers:
         """Call ``function(*arguments)`` in ``world_size`` processes; returns what each returned.
 
         Raises:
-            WorkerError: what the first process to fail raised.
+            WorkerError: what the first process to fail raised; not one that left it to a peer.
         """
         while len(self._workers) < world_size:
             here, there = self._context.Pipe()
@@ -124,8 +124,8 @@ class GlooWorkers:
                 pending.discard(connection)
                 rank = connections.index(connection)
                 result, error = connection.recv()
-                if error is not None:
-                    failure = failure or WorkerError(rank, *error)
+                if error is not None and (failure is None or failure.kind == "PeerFailed"):
+                    failure = WorkerError(rank, *error)
                 results[rank] = result
         if failure is not None:
             raise failure

@@ -26,7 +26,7 @@ def write_text_atomically(path: Path, text: str) -> None:
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
@@ -49,9 +49,12 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last: the entry of a file is in its folder, which has a cache of its own."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Put a file, or the entries of a folder, on the disk: they then outlive a loss of power.
+
+    A rename lasts only when its folder is synced, which has a cache of its own.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

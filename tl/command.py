@@ -1,7 +1,7 @@
 """What every command does around its work: parse, run, say what went wrong once, exit code.
 
-Exit codes: 0 done, 1 failure, 2 usage or bad input. Imports no torch, so that a mistyped key is
-answered in a fraction of a second.
+Exit codes: 0 done, 1 failure, 2 usage or bad input, 75 stopped with a checkpoint written (sysexits'
+"try again later"). Imports no torch, so that a mistyped key is answered in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from tl.errors import OnOneProcessError, UserError
+from tl.errors import LostPeer, OnOneProcessError, PeerFailed, Preempted, UserError
 
-DONE, FAILURE, BAD_INPUT = 0, 1, 2
+DONE, FAILURE, BAD_INPUT, PREEMPTED = 0, 1, 2, 75
 
 
 def let_idle_threads_sleep() -> None:
@@ -35,6 +35,8 @@ def is_main_process() -> bool:
 
 def exit_code_of(error: BaseException) -> int:
     """What a command ends with because of ``error``."""
+    if isinstance(error, Preempted):
+        return PREEMPTED
     return BAD_INPUT if isinstance(error, UserError) else FAILURE
 
 
@@ -50,6 +52,15 @@ def exit_code(command: Callable[[], object]) -> int:
         if is_main_process() or isinstance(error, OnOneProcessError):
             print(f"error: {error}", file=sys.stderr, flush=True)
         return exit_code_of(error)
+    except Preempted as stopped:
+        if is_main_process():
+            print(stopped, file=sys.stderr, flush=True)
+        return PREEMPTED
+    except LostPeer as lost:
+        print(f"error: {lost}", file=sys.stderr, flush=True)
+        return FAILURE
+    except PeerFailed:
+        return FAILURE
     except KeyboardInterrupt:
         if is_main_process():
             print("interrupted", file=sys.stderr, flush=True)

@@ -7,12 +7,14 @@ reported in a fraction of a second.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -44,6 +46,41 @@ def _from_to(scale: list[float]) -> list[float]:
     if scale[0] > scale[1]:
         raise ValueError("must go from the smaller to the larger")
     return scale
+
+
+def seconds_of(duration: str) -> float:
+    """Seconds in ``"90s"``, ``"1h30m"``, or a time as Slurm writes it: ``"1-12:00:00"``.
+
+    Raises:
+        ValueError: it is none of these, or no time at all.
+    """
+    duration = duration if isinstance(duration, str) else ""  # of YAML, where 90 is a number
+    units = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", duration)
+    clock = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", duration)
+    found = units or clock
+    days, hours, minutes, seconds = (int(n or 0) for n in found.groups()) if found else (0,) * 4
+    total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    if total == 0:
+        raise ValueError("must be a time such as 90s, 1h30m or 1-12:00:00")
+    return float(total)
+
+
+def _duration(text: str) -> str:
+    seconds_of(text)
+    return text
+
+
+def _time_limit(text: str) -> str:
+    return text if text == "none" else _duration(text)
+
+
+Duration = Annotated[str, BeforeValidator(_duration)]
+
+
+def _policy(text: str) -> str:
+    if not re.fullmatch(r"stop|(skip|rollback)\([1-9]\d*\)", text):
+        raise ValueError("must be stop, skip(n) or rollback(n) with n of 1 or more")
+    return text
 
 
 def _length(n: int) -> Any:
@@ -209,6 +246,8 @@ class TrackingConfig(Keys):
 class CheckpointConfig(Keys):
     every_steps: PositiveInt | None = None
     """steps between two checkpoints, besides those at the end of each epoch and phase"""
+    every_minutes: PositiveFloat | None = None
+    """minutes from one checkpoint to the next, at most"""
     keep: PositiveInt = 2
     """checkpoints that stay"""
 
@@ -231,6 +270,16 @@ class Config(Training):
     """refuse to run on any other number of processes"""
     threads: PositiveInt | None = None
     """CPU threads of each process; null: the cores of the node, divided"""
+    time_limit: Annotated[str, BeforeValidator(_time_limit)] | None = None
+    """stop with a checkpoint before this much time is over, as 90s, 1h30m or 1-12:00:00; null:
+    Slurm's limit, if Slurm runs it; none: no limit"""
+    hang_timeout: Duration = "10m"
+    """end the run, with stacks and the rank named, if no process gets on for so long"""
+    nonfinite: Annotated[str, AfterValidator(_policy)] = "stop"
+    """a step whose loss or gradient is NaN or infinite moves nothing. `stop`: it ends the run;
+    `skip(n)`: it is left out, n times at most; `rollback(n)`: with all since the checkpoint"""
+    disk_errors: Literal["stop", "continue"] = "stop"
+    """a full disk ends the run, or training goes on and what could not be written is said"""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     tracking: TrackingConfig = TrackingConfig()

@@ -17,6 +17,18 @@ class OnOneProcessError(UserError):
     """A mistake that only the process that raises it knows of: it has to say so itself."""
 
 
+class Preempted(Exception):
+    """A run was asked to stop and has written a checkpoint. Ends a command with code 75."""
+
+
+class LostPeer(Exception):
+    """Another process is gone without a word. Said by the one process that raises it."""
+
+
+class PeerFailed(Exception):
+    """Another process has failed and says so itself: this one ends without a word."""
+
+
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest candidate, or ``""`` if none is near."""
     known = sorted(set(map(str, candidates)))

@@ -6,7 +6,7 @@ not matter. Sums stay on the device until `reduce`, so that a step waits for not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -27,17 +27,33 @@ class Sums:
             value = value.detach().to(torch.float64, copy=True)  # the caller's may change
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
+    def add_all(self, other: Sums, unless: Tensor) -> None:
+        """Add what another one has counted, or zeros if the scalar ``unless`` is true."""
+        for name, value in other._sums.items():
+            self.add(**{name: torch.where(unless, torch.zeros_like(value), value)})
+
     def reduce(self, all_reduce: AllReduce) -> dict[str, float]:
         """The sums over all processes, after which this counts from zero again.
 
         Every process must have added the same names. This waits for the device.
         """
+        total = self.so_far(all_reduce)
+        self._sums = {}
+        return total
+
+    def so_far(self, all_reduce: AllReduce) -> dict[str, float]:
+        """The same, and goes on counting."""
         names = sorted(self._sums)
         if not names:
             return {}
         stacked = torch.stack([self._sums[name].to(self._device) for name in names])
-        self._sums = {}
         return dict(zip(names, all_reduce(stacked).tolist(), strict=True))
+
+    def start_from(self, sums: Mapping[str, float], here: bool) -> None:
+        """Count on from what `so_far` gave: ``here`` on one process, from zero on the others."""
+        for name, value in sums.items():
+            start = value if here else 0.0
+            self.add(**{name: torch.tensor(start, dtype=torch.float64, device=self._device)})
 
 
 class Confusion:

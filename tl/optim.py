@@ -36,19 +36,30 @@ def parameter_groups(
 
 
 def make_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The configured optimizer over ``groups``."""
+    """The configured optimizer over ``groups``.
+
+    It is a fused one: that takes a tensor ``found_inf`` which says, on the device, to leave a step
+    out (`tl.engine.nonfinite`).
+    """
     if config.name == "sgd":
-        return torch.optim.SGD(
+        sgd = torch.optim.SGD(
             groups,
             lr=config.lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             nesterov=config.nesterov and config.momentum > 0,
+            fused=True,
         )
+        if config.momentum > 0:
+            # SGD makes these in its first step, without a value if that step is left out. From
+            # zero the first step gives the same as PyTorch's, which starts with the gradient.
+            for parameter in (p for group in sgd.param_groups for p in group["params"]):
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     assert config.name == "adamw"
     beta1, beta2 = config.betas
     return torch.optim.AdamW(
-        groups, lr=config.lr, betas=(beta1, beta2), weight_decay=config.weight_decay
+        groups, lr=config.lr, betas=(beta1, beta2), weight_decay=config.weight_decay, fused=True
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,14 @@ STEPS = 4 + 2 * 4
 def run(run_dir: str, resume: str, *overrides: str) -> dict[str, Any]:
     loaded = load(None, [*COMMON, *overrides, f"run_dir={run_dir}"], environ={})
     return engine_run.run(loaded, resume=resume)
+
+
+def run_and_listen(run_dir: str, resume: str, *overrides: str) -> tuple[dict[str, Any], str]:
+    """The summary, and what was said."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        summary = run(run_dir, resume, *overrides)
+    return summary, said.getvalue()
 
 
 def cut_off(folder: Path, copy: Path, step: int) -> None:
@@ -128,10 +139,34 @@ def test_another_config_is_refused_with_what_differs(
     folder = tmp_path / "run"
     cut_off(whole_run, folder, 6)
     with pytest.raises(WorkerError) as caught:
-        gloo_workers.run(1, run, str(folder), "auto", "phases.1.optimizer.lr=1e-3", "seed=3")
+        gloo_workers.run(1, run, str(folder), "auto", "seed=3")
     assert caught.value.kind == "UserError"
-    assert "phases.1.optimizer.lr: 0.0001 before, 0.001 now" in caught.value.message
     assert "seed: 0 before, 3 now" in caught.value.message
+    assert (folder / "config.yaml").read_text() == (whole_run / "config.yaml").read_text()
+
+
+def test_a_change_that_may_be_is_taken_said_and_kept(
+    gloo_workers: GlooWorkers, whole_run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    cut_off(whole_run, folder, 6)
+    change = "phases.1.optimizer.lr=0.002"
+    [(summary, said)] = gloo_workers.run(1, run_and_listen, str(folder), "auto", change)
+    assert "CHANGED: phases.1.optimizer.lr: 0.0001 before, 0.002 now" in said
+    assert summary["changes"] == ["after step 6: phases.1.optimizer.lr: 0.0001 before, 0.002 now"]
+    rates = {line["step"]: line["lr"] for line in read(folder / "metrics.jsonl") if "lr" in line}
+    # Cosine over eight steps, of which two and three are done.
+    assert rates[8] == pytest.approx(0.002 * (1 + math.cos(math.pi * 3 / 8)) / 2)
+    assert load(folder / "config.yaml", environ={}).phases[1].optimizer.lr == 0.002
+
+
+def test_a_phase_cannot_be_made_shorter_than_it_has_run(
+    gloo_workers: GlooWorkers, whole_run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    cut_off(whole_run, folder, 10)
+    with pytest.raises(WorkerError, match="phase tune has 4 steps now, and 6 are done"):
+        gloo_workers.run(1, run, str(folder), "auto", "phases.1.epochs=1")
 
 
 def test_a_run_dir_of_another_run_is_refused_and_stays_as_it_is(

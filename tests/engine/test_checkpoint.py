@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
-import resource
-import signal
-import subprocess
-import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from full_disk import files_end_at
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from tl.engine import checkpoint
 from tl.errors import UserError
+from tl.models import tensor_files
 
 
 def _write(folder: Path, step: int, keep: int = 2) -> Path:
@@ -31,7 +35,8 @@ def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path) -> None:
         "d": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
         "e": torch.randn(3).to(torch.bfloat16),
     }
-    state, loaded = checkpoint.read(checkpoint.write(tmp_path, 5, {"phase": 1}, tensors, 1))
+    copies = tensor_files.copies(tensors)
+    state, loaded = checkpoint.read(checkpoint.write(tmp_path, 5, {"phase": 1}, copies, 1))
     assert state == {"format": 1, "step": 5, "phase": 1}
     for name, tensor in tensors.items():
         assert loaded[name].dtype == tensor.dtype
@@ -105,26 +110,99 @@ def test_another_format_is_not_taken_for_this_one(tmp_path: Path) -> None:
     assert "format 99" in checkpoint.damage(written)
 
 
-def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
-    """The limit on a file's size stands for the disk: writing past it fails in the same way."""
+@pytest.mark.parametrize("size", [10, 500, 100_000])
+def test_a_full_disk_leaves_the_old_checkpoint_whole_and_is_named(
+    tmp_path: Path, size: int
+) -> None:
     _write(tmp_path, 1)
-    script = f"""
-import resource, signal, torch
-from pathlib import Path
-from tl.engine import checkpoint
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    checkpoint.write(Path({str(tmp_path)!r}), 2, {{}}, {{"a": torch.zeros(100_000)}}, keep=1)
-except Exception as error:
-    print(type(error).__name__, error)
-"""
-    assert resource.RLIMIT_FSIZE is not None
-    assert signal.SIGXFSZ
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert "Error" in done.stdout, done.stderr
+    tensors = {"a": torch.zeros(100_000)}
+    with files_end_at(size), pytest.raises(OSError, match=r"tensors\.safetensors") as caught:
+        checkpoint.write(tmp_path, 2, {}, tensors, keep=1)
+    assert caught.value.errno == errno.EFBIG
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
     assert checkpoint.damage(tmp_path / "step-1") == ""
+
+
+def test_a_checkpoint_of_the_same_step_takes_the_place_of_a_whole_one(tmp_path: Path) -> None:
+    _write(tmp_path, 3, keep=1)
+    checkpoint.write(tmp_path, 3, {"phase": 7}, {"a": torch.zeros(1)}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
+    state, _ = checkpoint.read(tmp_path / "step-3")
+    assert state["phase"] == 7
+
+
+@pytest.mark.parametrize("dies_at", range(1, 12))
+def test_wherever_writing_ends_a_whole_checkpoint_is_there(
+    tmp_path: Path, dies_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the only one there is, of the same step, is to be replaced."""
+    _write(tmp_path, 3, keep=1)
+    calls = 0
+
+    def dies(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls >= dies_at:  # and nothing that comes after it, such as tidying up, happens
+                raise SystemExit
+            return original(*arguments, **options)
+
+        return call
+
+    # All that changes the disk in a way that matters goes through these.
+    monkeypatch.setattr(checkpoint.tensor_files, "write", dies(checkpoint.tensor_files.write))
+    monkeypatch.setattr(checkpoint, "sync", dies(checkpoint.sync))
+    monkeypatch.setattr(Path, "rename", dies(Path.rename))
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", dies(checkpoint.shutil.rmtree))
+    with contextlib.suppress(SystemExit):
+        _write(tmp_path, 3, keep=1)
+    monkeypatch.undo()
+    found = checkpoint.newest(tmp_path, print)
+    assert found is not None
+    assert found.name.startswith("step-3")
+    _write(tmp_path, 4, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-4"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([checkpoint.TENSORS, checkpoint.STATE, checkpoint.MANIFEST]), st.data())
+def test_any_byte_that_changes_is_found_or_changes_nothing(name: str, data: st.DataObject) -> None:
+    """In the manifest white space means nothing: what is read is then what was written."""
+    with tempfile.TemporaryDirectory() as folder:
+        written = _write(Path(folder), 1)
+        whole = (written / name).read_bytes()
+        place = data.draw(st.integers(0, len(whole) - 1))
+        value = data.draw(st.integers(0, 255).filter(lambda byte: byte != whole[place]))
+        (written / name).write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+        if not checkpoint.damage(written):
+            assert name == checkpoint.MANIFEST
+            manifest = json.loads((written / name).read_text())
+            assert manifest["sha256"] == json.loads(whole)["sha256"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from([checkpoint.TENSORS, checkpoint.STATE, checkpoint.MANIFEST]), st.data())
+def test_any_cut_is_found(name: str, data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        written = _write(Path(folder), 1)
+        whole = (written / name).read_bytes()
+        (written / name).write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+        assert checkpoint.damage(written)
+
+
+numbers = st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=20)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.dictionaries(st.text(min_size=1).filter(lambda k: k not in ("format", "step")), numbers),
+    st.integers(0, 2**40),
+)
+def test_any_state_comes_back(state: dict[str, Any], step: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        tensors = {"a": torch.zeros(1)}
+        loaded, _ = checkpoint.read(checkpoint.write(Path(folder), step, state, tensors, 1))
+    assert loaded == {"format": checkpoint.FORMAT, "step": step, **state}
 
 
 @pytest.mark.parametrize("make", [

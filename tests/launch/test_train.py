@@ -97,7 +97,7 @@ def test_the_accelerate_config_for_two_cpu_processes_starts_two(tmp_path: Path) 
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["num_processes"] == 2
 
 
-def test_ctrl_c_leaves_a_status_and_no_process(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_checkpoint_and_no_process(tmp_path: Path) -> None:
     arguments = [*SMALL, "epochs=100000", "data.workers=1", f"run_dir={tmp_path / 'run'}"]
     process = subprocess.Popen(
         [sys.executable, TRAIN, *arguments],
@@ -112,12 +112,14 @@ def test_ctrl_c_leaves_a_status_and_no_process(tmp_path: Path) -> None:
     assert children, "a loader worker at least"
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 75
     assert "Traceback" not in errors
-    assert "interrupted" in errors
+    assert "SIGINT" in errors
+    assert "--resume auto" in errors
     status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert (status["state"], status["exit_code"], status["message"]) == ("failed", 1, "interrupted")
-    assert status["step"] > 0
+    assert (status["state"], status["exit_code"]) == ("preempted", 75)
+    assert "SIGINT" in status["message"]
+    assert (tmp_path / "run" / "checkpoints" / f"step-{status['step']}").is_dir()
     deadline = time.monotonic() + 10
     while any(child.is_running() for child in children) and time.monotonic() < deadline:
         time.sleep(0.1)

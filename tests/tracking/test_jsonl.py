@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import files_end_at
 
 from tl.errors import UserError
 from tl.tracking.jsonl import JsonlTracker, read
@@ -82,11 +83,29 @@ def test_no_record_is_an_empty_one(tmp_path: Path) -> None:
     assert read(tmp_path / "metrics.jsonl") == []
 
 
-def test_a_full_disk_is_an_error() -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("this system has no /dev/full")
-    tracker = JsonlTracker()
-    tracker._file = full.open("a")
-    with pytest.raises(OSError, match="No space left"):
+def test_a_full_disk_is_an_error_with_path_and_reason(tmp_path: Path) -> None:
+    tracker = started(tmp_path)
+    with files_end_at(10), pytest.raises(OSError, match=r"File too large: .*metrics\.jsonl"):
         tracker.log({"x": 1}, 1)
+
+
+def test_what_a_full_disk_did_not_take_is_written_when_there_is_room(tmp_path: Path) -> None:
+    tracker = started(tmp_path)
+    tracker.log({"x": 1}, 1)
+    whole = (tmp_path / "metrics.jsonl").stat().st_size
+    with files_end_at(whole + 10):
+        for step in (2, 3):
+            with pytest.raises(OSError, match="too large"):
+                tracker.log({"x": step}, step)
+        assert steps(tmp_path) == [1]  # half a line is none
+    tracker.log({"x": 4}, 4)
+    assert [line["x"] for line in read(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def test_what_could_not_be_written_by_the_end_is_an_error(tmp_path: Path) -> None:
+    tracker = started(tmp_path)
+    with files_end_at(10):
+        with pytest.raises(OSError, match="too large"):
+            tracker.log({"x": 1}, 1)
+        with pytest.raises(OSError, match="too large"):
+            tracker.finish({}, "done")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import files_end_at
 
 from tl.config import TrackingConfig
 from tl.errors import UserError
@@ -103,3 +104,19 @@ def test_a_tracker_of_ones_own_is_named_by_package_and_name(
     for name in ("their_trackers:Nobodys", "their_trackers:bad", "no_such_module:x"):
         with pytest.raises(UserError, match=name):
             open_trackers(TrackingConfig(trackers=[name]), open_console())
+
+
+def test_disk_errors_that_are_borne_are_said_once_and_no_line_is_lost(tmp_path: Path) -> None:
+    said: list[str] = []
+    seen = Recorder()
+    trackers = Trackers({"seen": seen, "jsonl": JsonlTracker()}, said.append, borne=True)
+    trackers.start(RunInfo({}, tmp_path, "id1", 4))
+    with files_end_at(10):
+        trackers.log({"x": 1}, 1)
+        trackers.log({"x": 2}, 2)
+    trackers.log({"x": 3}, 3)
+    trackers.finish({}, "done")
+    assert [line["x"] for line in read(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    assert len(said) == 1
+    assert "metrics.jsonl" in said[0]
+    assert seen.calls == ["start", "log", "log", "log", "finish"]

@@ -44,7 +44,7 @@ _UPRIGHT: dict[object, Image.Transpose] = {
 }
 
 
-class BadImage(Exception):  # noqa: N818 - what it is says more than "error"
+class BadImage(Exception):
     """An image that cannot be decoded: the name of the file and, in one line, the reason."""
 
     def __init__(self, name: str, reason: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable, Sized
 from typing import Any, Protocol
 
@@ -82,7 +83,28 @@ def open_stream(
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         prefetch_factor=2 if workers else None,
+        worker_init_fn=_leave_signals_to_the_run,
     )
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Let a loader worker live through the signals that ask the run to stop.
+
+    A terminal and some schedulers send them to every process. The run still needs its workers
+    then: it stops between two steps. They end when it tells them to, or is gone.
+    """
+    del worker
+    signal.set_wakeup_fd(-1)  # the run's own, inherited
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    terms = []
+
+    def on_term(number: int, frame: object) -> None:
+        terms.append(number)
+        if len(terms) > 1:  # the run itself insists, after its loader has asked in vain
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, on_term)
 
 
 def default_workers(processes_on_node: int) -> int:

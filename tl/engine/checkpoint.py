@@ -1,9 +1,9 @@
 """Training state on disk, such that a run may die at any moment.
 
 A checkpoint is written into a staging folder, every file is fsynced, a manifest with sha256 sums
-is written last, and then the folder is renamed. Older checkpoints go only after that. Reading
-takes the newest whose sums agree. Tensors are safetensors and the rest is JSON: nothing that is
-read is executed.
+is written last, and then the folder is renamed. Older checkpoints go only after that, and so does
+one of the same step, which steps aside under another name meanwhile. Reading takes the newest whose
+sums agree. Tensors are safetensors and the rest is JSON: nothing that is read is executed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from tl.atomic import sync
 from tl.errors import UserError
+from tl.models import tensor_files
 from tl.models.saved import sha256
 
 FORMAT = 1
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+ASIDE = "-replaced"
 
 
 def write(
@@ -32,59 +35,53 @@ def write(
 ) -> Path:
     """Commit a checkpoint as ``folder/step-N`` and delete all but the ``keep`` newest.
 
+    Args:
+        tensors: on the CPU and contiguous, as `tensor_files.copies` are.
+
     Raises:
         OSError: the disk is full or not writable; what was there before is intact.
-        SafetensorError: the same, while tensors are written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     staging = folder / f".staging-{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, staging / TENSORS)
+        tensor_files.write(tensors, staging / TENSORS)
         (staging / STATE).write_text(json.dumps({"format": FORMAT, "step": step, **state}))
         sums = {name: sha256(staging / name) for name in (TENSORS, STATE)}
         (staging / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=2))
         for name in (TENSORS, STATE, MANIFEST):
-            _fsync(staging / name)
-        _fsync(staging)
+            sync(staging / name)
+        sync(staging)
         final = folder / f"step-{step}"
-        if final.exists():  # a damaged one that the run has come past again
-            shutil.rmtree(final)
+        aside = folder / f"step-{step}{ASIDE}"
+        if final.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            final.rename(aside)
         staging.rename(final)
-        _fsync(folder)
+        sync(folder)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    others = [checkpoint for checkpoint in committed(folder) if checkpoint != final]
+    for leftover in (*folder.glob(f"step-*{ASIDE}"), *folder.glob(".staging-*")):
+        shutil.rmtree(leftover, ignore_errors=True)
     # A newer one is damaged, or the run would not have come past here again.
-    newer = [checkpoint for checkpoint in others if _step(checkpoint) > step]
-    older = [checkpoint for checkpoint in others if _step(checkpoint) < step]
+    newer = [checkpoint for checkpoint in committed(folder) if _step(checkpoint) > step]
+    older = [checkpoint for checkpoint in committed(folder) if _step(checkpoint) < step]
     for superfluous in (*newer, *older[keep - 1 :]):
         shutil.rmtree(superfluous, ignore_errors=True)
-    for stale in folder.glob(".staging-*"):
-        shutil.rmtree(stale, ignore_errors=True)
     return final
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
+    return int(checkpoint.name.removeprefix("step-").removesuffix(ASIDE))
 
 
 def committed(folder: Path) -> list[Path]:
     """The checkpoints in ``folder``, the newest first, whether they are whole or not."""
     entries = folder.iterdir() if folder.is_dir() else ()
-    found = [path for path in entries if re.fullmatch(r"step-\d+", path.name)]
-    return sorted(found, key=_step, reverse=True)
+    found = [path for path in entries if re.fullmatch(rf"step-\d+({ASIDE})?", path.name)]
+    return sorted(found, key=lambda path: (_step(path), ASIDE not in path.name), reverse=True)
 
 
 def damage(checkpoint: Path) -> str:
@@ -119,7 +116,12 @@ def read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     if reason := damage(checkpoint):
         raise UserError(f"{checkpoint} is no whole checkpoint: {reason}")
-    return json.loads((checkpoint / STATE).read_text()), load_file(checkpoint / TENSORS)
+    return read_state(checkpoint), load_file(checkpoint / TENSORS)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The state of a checkpoint that verifies."""
+    return json.loads((checkpoint / STATE).read_text())
 
 
 # ------------------------------------------------------------------- what a checkpoint is made of

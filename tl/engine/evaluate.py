@@ -43,12 +43,15 @@ def evaluate(
     stream: Iterable[Batch],
     num_classes: int,
     bad_images: BadImages,
-    check: Callable[[], None] = lambda: None,
-) -> Evaluation:
+    stops: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
     """Loss, accuracy and confusion matrix of ``network`` over ``stream``, in eval mode.
 
     Every process calls this with its own share of the data. The mode of the network is restored.
-    ``check`` is called between batches, and may raise to end the evaluation.
+
+    Args:
+        stops: asked between two batches, of which all processes have as many; if it says so on
+            all of them the evaluation ends there, and None is returned.
 
     Raises:
         UserError: a bad image, or not one image that can be read.
@@ -58,7 +61,9 @@ def evaluate(
     sums = Sums(runtime.device)
     confusion = Confusion(num_classes, runtime.device)
     for batch in stream:
-        check()
+        if stops():
+            network.train(was_training)
+            return None
         bad_images.meet(batch["bad"])
         batch = to_device(batch, runtime.device)
         with runtime.accelerator.autocast():

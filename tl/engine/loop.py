@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
-from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from tl.data.sampler import TrainSampler
-from tl.data.streams import Batch
 from tl.data.transforms import augmented_view, plain_view
 from tl.engine import checkpoint
-from tl.engine.evaluate import evaluate, to_device
-from tl.engine.state import Run
-from tl.errors import OnOneProcessError, UserError
+from tl.engine.evaluate import to_device
+from tl.engine.nonfinite import Guard, Policy, check_weights
+from tl.engine.saving import finish_writing, raise_failure, save_checkpoint
+from tl.engine.state import Run, Stopwatch
+from tl.engine.validate import validate
+from tl.engine.wishes import wishes
+from tl.errors import Preempted
 from tl.freeze_plan import assert_unchanged, frozen_digests
-from tl.freezing import batch_norm_trains, freeze, trainable_names
+from tl.freezing import freeze, trainable_names
 from tl.metrics import Sums
-from tl.models import saved
 from tl.models.dropout import image_keys
-from tl.objectives import Objective, objective_class
+from tl.objectives import objective_class
 from tl.optim import lr_factor, make_optimizer, parameter_groups, set_lr
 from tl.randomness import seed_of
 from tl.tracking.tracker import Metrics
@@ -34,19 +33,22 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
     """Train phase ``index`` of a run, from ``run.progress.phase_step`` to its end.
 
     Args:
-        resumed: tensors of the checkpoint the phase is continued from, if it is.
+        resumed: tensors of the checkpoint within the phase that it goes on from, if there is one.
 
     Raises:
+        Preempted: there was a reason to stop, and a checkpoint is written.
+        FloatingPointError: a loss, a gradient or a weight is not finite.
+        RollBack: the same, and the run is to go back to its last checkpoint.
         RuntimeError: something frozen moved (promise 1).
-        FloatingPointError: the loss is no longer a number.
+        OSError: something could not be written.
     """
     phase, runtime, network, progress = run.phases[index], run.runtime, run.network, run.progress
-    accelerator, config = runtime.accelerator, run.config
+    accelerator, config, agreement = runtime.accelerator, run.config, run.agreement
 
     # What trains. A fresh objective, optimizer and DDP wrapper for every phase: parameters that
     # start to train after DDP has wrapped them are never synchronised, without a word.
     freeze(network, trainable_names(network, phase.train), phase.batch_norm)
-    if progress.phase_step == 0:
+    if resumed is None:
         progress.frozen = frozen_digests(network)
     # What an objective adds starts the same on every process.
     torch.manual_seed(seed_of("objective", config.seed, index))
@@ -57,6 +59,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         objective.load_own_state(checkpoint.part("objective", resumed))
         checkpoint.load_optimizer(plain_optimizer, resumed)
     trained, optimizer = accelerator.prepare(objective, plain_optimizer)
+    parameters = [parameter for _, parameter in objective.trained_parameters()]
 
     # On which data.
     steps_per_epoch, total_steps = run.steps_per_epoch(phase), run.steps_of(phase)
@@ -72,23 +75,75 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         gradient_accumulation=phase.gradient_accumulation,
     )
     view = augmented_view(run.preprocessing, phase.augment, phase.crop_scale)
-    stream = run.open_stream(run.source.train, view, sampler)
+    micro_batches = iter(run.open_stream(run.source.train, view, sampler))
     validation = run.open_stream(
         run.source.val, plain_view(run.preprocessing), run.evaluation_sampler(phase)
     )
 
-    trained.train()
+    policy = Policy.of(config.nonfinite)
+    guard = Guard(plain_optimizer, accelerator.scaler, policy)
     sums = Sums(runtime.device)
-    micro_batches = iter(stream)
-    clock = time.perf_counter()
-    for step in range(progress.phase_step, total_steps):
-        run.interrupt.check()
-        # Randomness is a function of the step's number and the images, so a resumed run draws the
-        # same and no generator has to be saved: dropout goes by the images' keys, and whatever an
-        # objective or a network draws besides by this seed.
+    sums.start_from(progress.sums, here=runtime.is_main)
+    stopwatch = Stopwatch(progress)
+    lr, stepped = 0.0, False
+    trained.train()
+    while True:
+        # ---- Between two steps: what is due, and what have the processes told each other?
+        step = progress.phase_step
+        due = progress.evaluation_due
+        logs = stepped and (due or progress.step % config.tracking.log_every == 0)
+        saves = run.saves_at(progress.step) if stepped else run.saves_before_training
+        heard = agreement.hear(everything=logs or saves or due)
+        if agreement.stop or agreement.save:
+            heard += agreement.hear(everything=True)
+        for heard_of, verdict in heard:
+            if fault := guard.fault(verdict):
+                run.console.say(policy.leave_out(heard_of, fault, len(progress.left_out)))
+                progress.left_out.append([heard_of, heard_of])
+        if agreement.fail:
+            raise_failure(run)
+
+        epoch = sampler.first_epoch + math.ceil(step / steps_per_epoch)
+        where: Metrics = {"phase": phase.name, "epoch": epoch}
+        if logs:
+            means = sums.reduce(runtime.all_reduce)  # waits for the device
+            stopwatch.lap()
+            images = means.pop("images")
+            means = {f"train/{name}": total / max(1, images) for name, total in means.items()}
+            speed = images / (progress.training_seconds - progress.seconds_at_line)
+            progress.images += int(images)
+            progress.seconds_at_line = progress.training_seconds
+            run.trackers.log(
+                {**where, **means, "lr": lr, "images_per_second": speed}, progress.step
+            )
+        stopwatch.stop()
+        if due and not agreement.stop:
+            saves |= validate(run, validation, where, policy)
+        phase_ends = step == total_steps and not progress.evaluation_due
+        if phase_ends:
+            assert_unchanged(progress.frozen, frozen_digests(network), phase.name)
+        if saves or agreement.save or agreement.stop:
+            check_weights(objective.trained_parameters(), policy, progress)
+            save_checkpoint(run, objective, plain_optimizer, sums, phase_ends)
+            agreement.save = False
+        if agreement.stop and not run.is_over:
+            finish_writing(run, last_checkpoint=True)
+            reason = next(filter(None, runtime.from_all([run.stop_requests.reason])))
+            raise Preempted(
+                f"stopped after step {progress.step}, {reason}; to go on: --resume auto"
+            )
+        if phase_ends:
+            return
+
+        # ---- A step. Randomness is a function of its number and the images, so a resumed run draws
+        # the same and no generator has to be saved: dropout goes by the images' keys, and whatever
+        # an objective or a network draws besides by this seed.
+        stopwatch.start()
         torch.manual_seed(seed_of("step", config.seed, progress.step, runtime.rank))
         lr = set_lr(plain_optimizer, lr_factor(phase.schedule, step, total_steps, steps_per_epoch))
+        run.watchdog.mark(f"at step {progress.step + 1}, waiting for images")
         batch = [next(micro_batches) for _ in range(sampler.micro_batches_in(step))]
+        run.watchdog.mark(f"at step {progress.step + 1}, training")
         for micro_batch in batch:
             run.bad_images.meet(micro_batch.pop("bad"))
         batch = [to_device(micro_batch, runtime.device) for micro_batch in batch]
@@ -97,159 +152,37 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         if run.bad_images.policy == "skip":  # only then may there be fewer
             global_count = runtime.all_reduce(images_here).clamp(min=1)
 
+        step_sums, losses = Sums(runtime.device), []
         for micro_batch in batch:
             micro_batch["key"] = image_keys(config.seed, progress.step, micro_batch["id"])
             micro_batch["global_count"] = global_count
             meets = micro_batch is batch[-1]  # the processes reduce their gradients once a step
             with contextlib.nullcontext() if meets else accelerator.no_sync(trained):
                 output = trained(micro_batch, step / total_steps)
+                loss = output.pop("loss")
                 # Each process holds its share of the global mean. DDP divides the sum of the
                 # gradients by the number of processes, which this takes back.
-                accelerator.backward(output["loss"] * runtime.world_size)
-            sums.add(**{"loss": output.pop("loss").double() * global_count, **output})
+                accelerator.backward(guard.marked(loss) * runtime.world_size)
+            losses.append(loss.detach())
+            step_sums.add(**{"loss": loss.double() * global_count, **output})
+        step_sums.add(images=images_here)
+
+        accelerator.unscale_gradients(optimizer)
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         if phase.clip_norm is not None:
-            accelerator.clip_grad_norm_(trained.parameters(), phase.clip_norm)
+            clip_grads_with_norm_(parameters, phase.clip_norm, norm)
+        left_out = guard.judge(norm)
         optimizer.step()
         optimizer.zero_grad()
+        sums.add_all(step_sums, unless=left_out)
 
-        sums.add(images=images_here)
+        stepped = True
         progress.step += 1
         progress.phase_step = step + 1
-        where: Metrics = {
-            "phase": phase.name,
-            "epoch": sampler.first_epoch + step // steps_per_epoch + 1,
-        }
-        phase_ends = step + 1 == total_steps
-        epoch_ends = phase_ends or (step + 1) % steps_per_epoch == 0
-        every = config.checkpoint.every_steps
-        saves = epoch_ends or (every is not None and progress.step % every == 0)
-
-        if saves or progress.step % config.tracking.log_every == 0:
-            means = sums.reduce(runtime.all_reduce)  # waits for the device
-            images, now = means.pop("images"), time.perf_counter()
-            means = {f"train/{name}": total / max(1, images) for name, total in means.items()}
-            _check_finite("training", means["train/loss"], progress.step)
-            progress.images += int(images)
-            progress.training_seconds += now - clock
-            speed = images / (now - clock)
-            run.trackers.log(
-                {**where, **means, "lr": lr, "images_per_second": speed}, progress.step
-            )
-            clock = now
-
-        if epoch_ends:
-            if batch_norm_trains(network):
-                _share_batch_norm(run)
-            progress.last = _validate(run, validation)
-            _check_finite("validation", progress.last["val/loss"], progress.step)
-            run.trackers.log({**where, **progress.last}, progress.step)
-            if _is_better(progress.last, progress.best):
-                progress.best = {**progress.last, "step": progress.step}
-        if phase_ends:
-            assert_unchanged(progress.frozen, frozen_digests(network), phase.name)
-        if saves:
-            _check_weights(objective, progress.step)
-            save_checkpoint(run, index, objective, plain_optimizer, phase_ends)
-            # After the checkpoint: should the run die in between, it makes the model up from that.
-            if progress.best.get("step") == progress.step:
-                save_best(run)
-            clock = time.perf_counter()
-
-
-def save_checkpoint(
-    run: Run,
-    index: int,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    phase_ends: bool,
-) -> None:
-    """Commit a checkpoint, from the main process; the others wait, so none runs ahead of it.
-
-    At the end of a phase the optimizer is left out, as the next phase starts a new one.
-    """
-    progress, scaler = run.progress, run.runtime.accelerator.scaler
-    if phase_ends:
-        progress.phase, progress.phase_step = index + 1, 0
-    progress.wall_seconds = time.perf_counter() - run.started
-    if run.runtime.is_main:
-        state = {**progress.to_dict(), "scaler": scaler.state_dict() if scaler else None}
-        tensors = checkpoint.under("network", run.network.model.state_dict())
-        if not phase_ends:
-            tensors |= checkpoint.under("objective", objective.own_state())
-            tensors |= checkpoint.optimizer_tensors(optimizer)
-        checkpoint.write(
-            run.run_dir / "checkpoints", progress.step, state, tensors, run.config.checkpoint.keep
+        progress.evaluation_due = run.ends_epoch(step + 1)
+        agreement.tell(
+            progress.step,
+            wishes(run),
+            bad_loss=~torch.stack(losses).isfinite().all(),
+            bad_gradient=left_out,
         )
-    run.runtime.wait()
-
-
-def save_best(run: Run) -> None:
-    """Make the network, as it is, the model of the run."""
-    if run.runtime.is_main:
-        saved.save(run.network, run.source.classes, run.preprocessing, run.run_dir / "model")
-
-
-def _validate(run: Run, validation: Iterable[Batch]) -> dict[str, float]:
-    """Accuracy and loss on the validation images; bad images are named, once each."""
-    _share_bad_images(run)
-    result = evaluate(
-        run.runtime,
-        run.network,
-        validation,
-        len(run.source.classes),
-        run.bad_images,
-        run.interrupt.check,
-    )
-    _share_bad_images(run)
-    return {"val/accuracy": result.accuracy, "val/loss": result.loss}
-
-
-ADVICE = (
-    "Try a lower optimizer.lr, a warm-up (schedule.warmup_steps), clip_norm=1, or "
-    "mixed_precision=no."
-)
-
-
-def _check_finite(kind: str, loss: float, step: int) -> None:
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"the {kind} loss is {loss} at step {step}. {ADVICE}")
-
-
-def _check_weights(objective: Objective, step: int) -> None:
-    """Poisoned weights are never committed. Every process has the same weights, so all agree."""
-    named = objective.trained_parameters()
-    finite = torch.stack([parameter.detach().isfinite().all() for _, parameter in named]).tolist()
-    bad = [name for (name, _), fine in zip(named, finite, strict=True) if not fine]
-    if bad:
-        raise FloatingPointError(
-            f"{len(bad)} parameters, such as {bad[0]}, are no numbers at step {step}. {ADVICE}"
-        )
-
-
-def _is_better(new: dict[str, float], best: dict[str, Any]) -> bool:
-    """Higher validation accuracy; with the same, lower loss."""
-    if not best:
-        return True
-    return (new["val/accuracy"], -new["val/loss"]) > (best["val/accuracy"], -best["val/loss"])
-
-
-def _share_batch_norm(run: Run) -> None:
-    """Give every process the main one's BatchNorm statistics, as DDP does before each step."""
-    for module in run.network.modules():
-        if isinstance(module, _BatchNorm):
-            for buffer in module.buffers():
-                run.runtime.broadcast_(buffer)
-
-
-def _share_bad_images(run: Run) -> None:
-    """Tell every process of the bad images that any has met; each file is named once."""
-    if run.bad_images.policy == "skip":
-        met = run.runtime.from_all(list(run.bad_images.reasons.items()))
-        try:
-            run.bad_images.meet(met)
-        except OnOneProcessError as error:  # by now all processes know
-            raise UserError(str(error)) from None
-        for name, reason in sorted(run.bad_images.reasons.items()):
-            if name not in run.progress.bad_images:
-                run.progress.bad_images[name] = reason
-                run.console.say(f"left out, cannot be decoded: {reason}")

@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
 from tl.arguments import Loaded
 from tl.atomic import write_json_atomically
-from tl.command import DONE, exit_code_of
-from tl.config import Config, TrackingConfig
+from tl.command import DONE, FAILURE, PREEMPTED, exit_code_of
+from tl.config import Config, TrackingConfig, seconds_of
 from tl.data.sources import open_source
 from tl.data.streams import BadImages, default_workers
-from tl.engine import checkpoint, run_dir, runtime
-from tl.engine.interrupt import Interrupt
-from tl.engine.loop import save_best, train_phase
+from tl.engine import run_dir, runtime
+from tl.engine.agreement import Agreement
+from tl.engine.loop import train_phase
+from tl.engine.nonfinite import RollBack
 from tl.engine.prepare import describe_source, describe_weights, identity, make_network, show_plan
+from tl.engine.resume import (
+    check_length,
+    check_same_images,
+    find_checkpoint,
+    restore,
+    roll_back,
+)
 from tl.engine.runtime import Runtime, check_batch
+from tl.engine.saving import finish_writing, save_best
 from tl.engine.state import Progress, Run
-from tl.errors import UserError
-from tl.freeze_plan import count_parameters
-from tl.models import published, saved, zoo
-from tl.models.network import Network
+from tl.engine.stop_requests import STOP_FILE, StopRequests, deadline_of
+from tl.engine.summary import show_summary, summarize
+from tl.engine.watchdog import Watchdog
+from tl.errors import PeerFailed, Preempted, UserError
+from tl.models import published, saved, tensor_files, zoo
 from tl.objectives import objective_class
 from tl.tracking.console import ConsoleTracker, open_console
 from tl.tracking.status import read_status, write_status
@@ -63,8 +73,8 @@ def run(
         check_batch(phase, here.world_size)
         objective_class(phase.objective)
     views = config.tracking if here.is_main else TrackingConfig(trackers=[])
-    trackers = open_trackers(views, console)
-    folder = here.on_main(lambda: _folder(config, resume))
+    trackers = open_trackers(views, console, config.disk_errors)
+    folder = here.on_main(lambda: run_dir.choose(config, resume))
 
     # The cheap checks are done. Data and weights take a while.
     source = here.on_all(lambda: open_source(config.data, config.seed))
@@ -83,110 +93,119 @@ def run(
         return {}
 
     # From here on the run has its folder.
-    found = None
-    if resume != "never":
-        found = here.on_main(lambda: _newest(folder, loaded, console))
-    run_id = here.on_main(lambda: run_dir.claim(folder, loaded))
-    progress, tensors = Progress(), None
-    if found is not None:
-        progress, tensors = here.on_all(lambda: restore(found, network, here))
-        console.say(f"going on after step {progress.step}, from {found}")
-        check_same_images(progress, images)
-        if progress.precision != here.precision:
-            console.say(f"note: precision was {progress.precision}, and is {here.precision} now")
-        done = progress.phase == len(loaded.phases)
-        if done and here.on_main((folder / "summary.json").is_file):
-            console.say("the run is done already")
-            return here.on_main(lambda: json.loads((folder / "summary.json").read_text()))
-    progress.data, progress.precision = images, here.precision
-    network.to(here.device).to(memory_format=torch.channels_last)
-    workers = config.data.workers
-    bad_images = BadImages(config.data.bad_images, config.data.max_bad_images)
-    bad_images.reasons.update(progress.bad_images)
-    this = Run(
-        config=config,
-        phases=loaded.phases,
-        run_dir=folder,
-        runtime=here,
-        source=source,
-        network=network,
-        preprocessing=preprocessing,
-        trackers=trackers,
-        console=console,
-        progress=progress,
-        bad_images=bad_images,
-        workers=default_workers(here.processes_on_node) if workers is None else workers,
-        interrupt=Interrupt(),
-        started=started - progress.wall_seconds,
-    )
+    lock = run_dir.Lock(folder)
+    here.on_main(lambda: lock.take(console.say))
+    try:
+        progress, tensors, found = Progress(), None, None
+        if resume != "never":
+            found, changed = here.on_main(lambda: find_checkpoint(folder, loaded, console.say))
+        if found is not None:
+            progress, tensors = here.on_all(lambda: restore(found, network, here))
+            console.say(f"going on after step {progress.step}, from {found}")
+            check_same_images(progress, images)
+            if progress.precision != here.precision:
+                changed.append(f"precision: {progress.precision} before, {here.precision} now")
+                console.say(f"CHANGED: {changed[-1]}")
+            done = progress.phase == len(loaded.phases)
+            if done and here.on_main((folder / "summary.json").is_file):
+                console.say("the run is done already")
+                return here.on_main(lambda: json.loads((folder / "summary.json").read_text()))
+            progress.changes += [f"after step {progress.step}: {change}" for change in changed]
+        progress.data, progress.precision = images, here.precision
+        network.to(here.device).to(memory_format=torch.channels_last)
+        workers = config.data.workers
+        bad_images = BadImages(config.data.bad_images, config.data.max_bad_images)
+        bad_images.reasons.update(progress.bad_images)
+        this = Run(
+            config=config,
+            phases=loaded.phases,
+            run_dir=folder,
+            runtime=here,
+            source=source,
+            network=network,
+            preprocessing=preprocessing,
+            trackers=trackers,
+            console=console,
+            progress=progress,
+            bad_images=bad_images,
+            workers=default_workers(here.processes_on_node) if workers is None else workers,
+            stop_requests=_stop_requests(config, folder, here, console),
+            watchdog=Watchdog(here, folder, seconds_of(config.hang_timeout)),
+            agreement=Agreement(here),
+            started=started - progress.wall_seconds,
+        )
+        check_length(this)
+        run_id = here.on_main(lambda: run_dir.claim(folder, loaded))
+        return carry_out(this, run_id, tensors)
+    finally:
+        lock.release()
+
+
+def carry_out(this: Run, run_id: str, tensors: dict[str, Tensor] | None) -> dict[str, Any]:
+    """Train, and write down what has come of it; returns the summary.
+
+    Args:
+        tensors: of the checkpoint that the run goes on from, if it does.
+    """
+    here, folder, progress = this.runtime, this.run_dir, this.progress
+
+    def last_words(message: str) -> None:
+        write_status(folder, "failed", progress.step, FAILURE, message)
+
     with (
-        console,
-        this.interrupt.listening(),
-        _recorded(this, run_id, resumed=found is not None) as summary,
+        this.console,
+        this.stop_requests.listening(last_words),
+        _recorded(this, run_id, resumed=tensors is not None) as summary,
     ):
-        if progress.best.get("step") == progress.step:  # what the run may have died before
-            save_best(this)
-        for index in range(progress.phase, len(loaded.phases)):
-            train_phase(this, index, tensors if progress.phase_step else None)
-            tensors = None
-            here.accelerator.free_memory()
+        try:
+            with this.watchdog.watching(last_words):
+                train(this, tensors)
+        finally:
+            this.writer.wait()  # whatever has failed, a checkpoint that was begun is good
         progress.wall_seconds = time.perf_counter() - this.started
         if here.is_main:
-            saved.save(network, source.classes, preprocessing, folder / "last")
+            saved.save(this.network, this.source.classes, this.preprocessing, folder / "last")
             summary.update(summarize(this))
             write_json_atomically(folder / "summary.json", summary)
         summary.update(here.from_main(summary))
-    show_summary(summary, folder, console)
+    show_summary(summary, folder, this.console)
     return summary
 
 
-# -------------------------------------------------------------------------- beginning and resuming
+def train(this: Run, tensors: dict[str, Tensor] | None) -> None:
+    """Carry out what is left of the phases.
 
-
-def _folder(config: Config, resume: str) -> Path:
-    """Where the run writes. `--resume DIR` names the folder of the run that goes on.
-
-    Raises:
-        UserError: the folder is another run's, or there is no run to go on with.
+    Args:
+        tensors: of the checkpoint that the run goes on from, if it does.
     """
-    if resume in ("never", "auto"):
-        if config.run_dir is None and resume == "auto":
-            raise UserError("--resume auto needs run_dir: which run should go on?")
-        what = f"{config.model.name}-{config.strategy or 'phases'}"
-        folder = Path(config.run_dir) if config.run_dir else run_dir.new_name(what)
-    else:
-        folder = Path(resume)
-        if not (folder / run_dir.CONFIG).is_file():
-            raise UserError(f"--resume {resume}: no run is in that folder (no {run_dir.CONFIG})")
-        if config.run_dir is not None and Path(config.run_dir).resolve() != folder.resolve():
-            raise UserError(f"--resume {resume} goes on in that folder; leave run_dir out")
-    run_dir.check_free(folder, resume)
-    return folder
+    progress = this.progress
+    # What the run may have died before.
+    if this.runtime.is_main and progress.best.get("step") == progress.step:
+        this.unsaved_best = tensor_files.copies(this.network.model.state_dict())
+        save_best(this)
+    within_phase = progress.phase_step > 0
+    while not this.is_over:
+        try:
+            train_phase(this, progress.phase, tensors if within_phase else None)
+            within_phase = False
+        except RollBack as bad:
+            tensors, within_phase = roll_back(this, bad)
+        this.runtime.accelerator.free_memory()
+    finish_writing(this)
 
 
-def restore(found: Path, network: Network, here: Runtime) -> tuple[Progress, dict[str, Tensor]]:
-    """Load a checkpoint into the network; returns how far it had come, and all its tensors."""
-    state, tensors = checkpoint.read(found)
-    progress = Progress(**{f.name: state[f.name] for f in dataclasses.fields(Progress)})
-    network.model.load_state_dict(checkpoint.part("network", tensors))
-    if here.accelerator.scaler is not None and state["scaler"] is not None:
-        here.accelerator.scaler.load_state_dict(state["scaler"])
-    return progress, tensors
-
-
-def check_same_images(progress: Progress, images: str) -> None:
-    """Raise UserError if the data is not what the run began with: its order would be another."""
-    if progress.data != images:
-        raise UserError(
-            "the run cannot go on: its images, or their classes, are not those it began with. "
-            "Put the data back as it was, or start a new run with another run_dir."
-        )
-
-
-def _newest(folder: Path, loaded: Loaded, console: ConsoleTracker) -> Path | None:
-    """The checkpoint to go on from, if there is one."""
-    run_dir.check_same_run(folder, loaded)
-    return checkpoint.newest(folder / "checkpoints", console.say)
+def _stop_requests(
+    config: Config, folder: Path, here: Runtime, console: ConsoleTracker
+) -> StopRequests:
+    """What this process is to watch for; files and clocks are the main one's business."""
+    if not here.is_main:
+        return StopRequests(launcher=runtime.launcher())
+    return StopRequests(
+        launcher=runtime.launcher(),
+        stop_file=folder / STOP_FILE,
+        deadline=deadline_of(config, psutil.Process().create_time()),
+        say=console.say,
+    )
 
 
 @contextlib.contextmanager
@@ -212,6 +231,17 @@ def _recorded(this: Run, run_id: str, resumed: bool) -> Iterator[dict[str, Any]]
     try:
         yield summary
         this.trackers.finish(summary, "done")
+    except Preempted as stopped:
+        if this.runtime.is_main:
+            write_status(folder, "preempted", progress.step, PREEMPTED, str(stopped))
+            this.stop_requests.forget_file()
+        this.trackers.finish(summary, "preempted")
+        # A launcher that sees one process end with an error ends the others: so all end together.
+        this.runtime.wait()
+        raise
+    except PeerFailed:
+        this.trackers.finish(summary, "failed")
+        raise
     except BaseException as error:
         with contextlib.suppress(OSError, UserError):  # the error itself matters more
             status = read_status(folder)
@@ -223,47 +253,5 @@ def _recorded(this: Run, run_id: str, resumed: bool) -> Iterator[dict[str, Any]]
         raise
     if this.runtime.is_main:
         write_status(folder, "done", progress.step, DONE)
+        this.stop_requests.forget_file()  # it has come too late
     this.runtime.wait()
-
-
-# ------------------------------------------------------------------------------------ the summary
-
-
-def summarize(this: Run) -> dict[str, Any]:
-    """The content of ``summary.json``."""
-    progress = this.progress
-    trainable, frozen = count_parameters(this.network)
-    digest = saved.sha256(this.run_dir / "model" / "model.safetensors")
-    speed = progress.images / progress.training_seconds if progress.training_seconds else 0.0
-    return {
-        "val/accuracy": progress.best["val/accuracy"],
-        "val/loss": progress.best["val/loss"],
-        "best_step": progress.best["step"],
-        "last/val/accuracy": progress.last["val/accuracy"],
-        "last/val/loss": progress.last["val/loss"],
-        "steps": progress.step,
-        "images": progress.images,
-        "num_processes": this.runtime.world_size,
-        "wall_seconds": round(progress.wall_seconds, 3),
-        "training_seconds": round(progress.training_seconds, 3),
-        "images_per_second": round(speed, 2),
-        "trainable_parameters": trainable,
-        "frozen_parameters": frozen,
-        "frozen_unchanged": True,  # or the run had failed: tl.freeze_plan.assert_unchanged
-        "bad_images": len(progress.bad_images),
-        "model_sha256": digest,
-    }
-
-
-def show_summary(summary: dict[str, Any], folder: Path, console: ConsoleTracker) -> None:
-    """What a person wants to know at the end, and what to do next."""
-    console.say(
-        f"done: validation accuracy {summary['val/accuracy']:.4f} at step {summary['best_step']}, "
-        f"last {summary['last/val/accuracy']:.4f}"
-    )
-    console.say(
-        f"{summary['steps']} steps in {summary['wall_seconds']:.1f} s; "
-        f"trained {summary['trainable_parameters']:,} parameters; frozen parts unchanged"
-    )
-    console.say(f"model: {folder / 'model'}")
-    console.say(f"use it: tl predict {folder} IMAGE_OR_FOLDER")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import fcntl
 import os
 import secrets
+import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from tl import arguments
 from tl.arguments import Loaded
 from tl.atomic import write_text_atomically
+from tl.config import Config
 from tl.errors import UserError
 
-CONFIG, RUN_ID = "config.yaml", "run_id"
-
-# What may differ when a run goes on, of the keys that are compared.
-FREE_ON_RESUME = ("data.workers",)
+CONFIG, RUN_ID, LOCK = "config.yaml", "run_id", ".lock"
+SECONDS_TO_WAIT_FOR_ANOTHER = 60.0
+"""An orphan whose launcher was killed stops after its step, and writes a checkpoint before."""
 
 
 def new_name(what: str) -> Path:
@@ -31,74 +33,101 @@ def nowhere() -> TextIO:
     return Path(os.devnull).open("w")
 
 
-def check_free(run_dir: Path, resume: str) -> None:
-    """Refuse a folder that another run has, or that cannot be written.
+def choose(config: Config, resume: str) -> Path:
+    """The folder that a run writes to. `--resume DIR` names that of the run that goes on.
 
     Raises:
-        UserError: with what to do about it.
+        UserError: it is another run's, or there is no run to go on with.
     """
-    if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"run_dir {run_dir} is a file; give the name of a folder")
-    if resume == "never" and (run_dir / CONFIG).exists():
+    if resume in ("never", "auto"):
+        if config.run_dir is None and resume == "auto":
+            raise UserError("--resume auto needs run_dir: which run should go on?")
+        what = f"{config.model.name}-{config.strategy or 'phases'}"
+        folder = Path(config.run_dir) if config.run_dir else new_name(what)
+    else:
+        folder = Path(resume)
+        if not (folder / CONFIG).is_file():
+            raise UserError(f"--resume {resume}: no run is in that folder (no {CONFIG})")
+        if config.run_dir is not None and Path(config.run_dir).resolve() != folder.resolve():
+            raise UserError(f"--resume {resume} goes on in that folder; leave run_dir out")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run_dir {folder} is a file; give the name of a folder")
+    if resume == "never" and (folder / CONFIG).exists():
         raise UserError(
-            f"run_dir {run_dir} holds another run. Go on with it by --resume auto, or give "
+            f"run_dir {folder} holds another run. Go on with it by --resume auto, or give "
             "another run_dir; nothing was overwritten."
         )
+    return folder
+
+
+class Lock:
+    """Keeps two jobs from writing to one folder, such as one that was requeued and its orphans.
+
+    It is the system's own lock on a file, which ends with the process however that ends, and
+    which forked loader workers do not inherit.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK
+        self._file: TextIO | None = None
+
+    def take(self, say: Callable[[str], None]) -> None:
+        """Make the folder and take its lock, once another process has given it back.
+
+        Raises:
+            UserError: the folder cannot be written, or another process does not give it back.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a+")
+        except OSError as error:
+            raise UserError(_cannot_write(self._path.parent, error)) from error
+        since, told = time.monotonic(), False
+        while not self._try():
+            self._file.seek(0)
+            other = f"{self._file.read().strip()} writes to {self._path.parent}"
+            if time.monotonic() - since > SECONDS_TO_WAIT_FOR_ANOTHER:
+                self.release()
+                raise UserError(f"{other}: end it, or give another run_dir")
+            if not told:
+                say(f"{other}: waiting for it to end")
+                told = True
+            time.sleep(0.2)
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._file.flush()
+
+    def _try(self) -> bool:
+        assert self._file is not None
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Some network file systems have no locks: then there is none.
+            return error.errno not in (errno.EACCES, errno.EAGAIN)
+        return True
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def claim(run_dir: Path, loaded: Loaded) -> str:
     """Make the folder this run's own, and return the run's id.
 
-    A run that goes on keeps its config and its id.
+    A run that goes on keeps its id.
     """
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        if not (run_dir / CONFIG).exists():
-            write_text_atomically(run_dir / CONFIG, loaded.to_yaml())
+        config = run_dir / CONFIG
+        if not config.exists() or config.read_text() != loaded.to_yaml():
+            write_text_atomically(config, loaded.to_yaml())
         run_id = run_dir / RUN_ID
         if not run_id.exists():
             write_text_atomically(run_id, secrets.token_hex(4))
         return run_id.read_text().strip()
     except OSError as error:
-        raise UserError(f"cannot write to run_dir {run_dir}: {error.strerror}") from error
+        raise UserError(_cannot_write(run_dir, error)) from error
 
 
-def check_same_run(run_dir: Path, loaded: Loaded) -> None:
-    """Refuse to go on with a run whose config computes something else.
-
-    Raises:
-        UserError: lists each key that differs, with both values.
-    """
-    if not (run_dir / CONFIG).exists():
-        return
-    before = _flat(_as_dict(arguments.load(run_dir / CONFIG, environ={})))
-    now = _flat(_as_dict(loaded))
-    lines = [
-        f"  {key}: {json.dumps(before.get(key))} before, {json.dumps(now.get(key))} now"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not _is_free(key)
-    ]
-    if lines:
-        differences = "\n".join(lines)
-        raise UserError(
-            f"the run in {run_dir} cannot go on with another config:\n{differences}\n"
-            "Undo these changes, or start a new run with another run_dir."
-        )
-
-
-def _as_dict(loaded: Loaded) -> dict[str, Any]:
-    """What a run computes: its phases with every key filled in stand for strategy and defaults."""
-    whole = loaded.config.model_dump(include={"seed", "mixed_precision", "data", "model"})
-    return {**whole, "phases": {str(i): p.model_dump() for i, p in enumerate(loaded.phases)}}
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        nested = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
-
-
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(free + ".") for free in FREE_ON_RESUME)
+def _cannot_write(run_dir: Path, error: OSError) -> str:
+    return f"cannot write to run_dir {run_dir}: {error.strerror}"

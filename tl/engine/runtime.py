@@ -22,7 +22,7 @@ from accelerate.utils import (
 )
 from torch import Tensor
 
-from tl.config import Config, Phase
+from tl.config import Config, Phase, seconds_of
 from tl.errors import UserError
 
 T = TypeVar("T")
@@ -68,6 +68,37 @@ class Runtime:
         reduced = tensor.clone()
         torch.distributed.all_reduce(reduced)
         return reduced
+
+    def start_max(self, tensor: Tensor) -> Callable[[], list[float]]:
+        """Start to take the highest of each value over all processes.
+
+        What is returned gives them. It waits for this alone, on a GPU too: not for what the host
+        has asked the device to do since.
+        """
+        work = None
+        if self.world_size > 1:
+            work = torch.distributed.all_reduce(
+                tensor, torch.distributed.ReduceOp.MAX, async_op=True
+            )
+        if self.device.type == "cuda":
+            if work is not None:
+                work.wait()  # of the device: the copy comes after it
+            host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+            host.copy_(tensor, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+
+            def arrived() -> list[float]:
+                copied.synchronize()
+                return host.tolist()
+        else:
+
+            def arrived() -> list[float]:
+                if work is not None:
+                    work.wait()
+                return tensor.tolist()
+
+        return arrived
 
     def from_main(self, value: T) -> T:
         """What the main process has for ``value``, on every process."""
@@ -172,7 +203,10 @@ def start(config: Config) -> Runtime:
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=timedelta(minutes=30)),
+            # The watchdog is to see a hanging process before this does, which names none.
+            InitProcessGroupKwargs(
+                timeout=timedelta(seconds=max(1800, 2 * seconds_of(config.hang_timeout)))
+            ),
         ],
     )
     kinds = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
@@ -215,8 +249,20 @@ def check_processes(got: int, configured: int | None, launched: int | None) -> N
         )
 
 
+def launcher() -> int | None:
+    """The process id of the launcher that started this process, if one did."""
+    launched = "TORCHELASTIC_RUN_ID" in os.environ or _arguments_of_launcher() is not None
+    return os.getppid() if launched else None
+
+
 def asked_of_launcher() -> int | None:
     """The number of processes that `accelerate launch` was asked for, if it is our parent."""
+    arguments = _arguments_of_launcher()
+    return None if arguments is None else _num_processes(arguments)
+
+
+def _arguments_of_launcher() -> list[str] | None:
+    """What follows `accelerate launch`, if it is our parent."""
     try:
         command = psutil.Process(os.getppid()).cmdline()
     except psutil.Error:
@@ -224,7 +270,7 @@ def asked_of_launcher() -> int | None:
     at = next((i + 1 for i, word in enumerate(command) if word == "launch"), None)
     if at is None or not any("accelerate" in word for word in command[:at]):
         return None
-    return _num_processes(command[at:])
+    return command[at:]
 
 
 def _num_processes(launch_arguments: list[str]) -> int | None:

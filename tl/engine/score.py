@@ -60,6 +60,7 @@ def score(asked: Request) -> dict[str, Any]:
         )
         bad_images = BadImages(data.bad_images, data.max_bad_images)
         result = evaluate(here, network, stream, len(model.classes), bad_images)
+        assert result is not None, "nothing stops it"
         _share(here, bad_images)
         for reason in sorted(bad_images.reasons.values()):
             console.say(f"left out, cannot be decoded: {reason}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+import time
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tl.config import Config, Phase
@@ -14,8 +16,11 @@ from tl.data.sampler import EvaluationSampler
 from tl.data.split import Source, Split
 from tl.data.streams import BadImages, Sampler, open_stream
 from tl.data.transforms import Transform
-from tl.engine.interrupt import Interrupt
+from tl.engine.agreement import Agreement
 from tl.engine.runtime import Runtime
+from tl.engine.stop_requests import StopRequests
+from tl.engine.watchdog import Watchdog
+from tl.engine.writer import Writer
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
 from tl.tracking.console import ConsoleTracker
@@ -32,9 +37,16 @@ class Progress:
     """Steps done in that phase. The place in the data follows from it (`tl.data.sampler`)."""
     step: int = 0
     """Steps done in the run."""
+    evaluation_due: bool = False
+    """An epoch has ended, and its evaluation has not."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums of the training metrics since the last line of them, over all processes."""
     images: int = 0
-    """Images trained on, in the run."""
+    """Images trained on, in the run, up to that line."""
     training_seconds: float = 0.0
+    """Without evaluations and checkpoints."""
+    seconds_at_line: float = 0.0
+    """`training_seconds` at the last line of training metrics."""
     wall_seconds: float = 0.0
     best: dict[str, Any] = field(default_factory=dict)
     """Metrics of the best evaluation, and its step."""
@@ -46,9 +58,40 @@ class Progress:
     data: str = ""
     """Hash of the images' names and labels."""
     precision: str = ""
+    left_out: list[list[int]] = field(default_factory=list)
+    """First and last step of each stretch that was left out, its loss or gradient not finite."""
+    changes: list[str] = field(default_factory=list)
+    """What of the config was changed when the run went on."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @staticmethod
+    def of(state: dict[str, Any]) -> Progress:
+        """The reverse of `to_dict`; other keys of a checkpoint's state may be there."""
+        return Progress(**{f.name: state[f.name] for f in fields(Progress)})
+
+
+class Stopwatch:
+    """Counts the seconds of `progress.training_seconds` while it runs."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._since: float | None = None
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap(self) -> None:
+        """Add what has passed, and go on."""
+        if self._since is not None:
+            now = time.perf_counter()
+            self._progress.training_seconds += now - self._since
+            self._since = now
+
+    def stop(self) -> None:
+        self.lap()
+        self._since = None
 
 
 @dataclass
@@ -67,9 +110,14 @@ class Run:
     progress: Progress
     bad_images: BadImages
     workers: int
-    interrupt: Interrupt
+    stop_requests: StopRequests
+    watchdog: Watchdog
     started: float
     """What `time.perf_counter` would have been at the start, had the run never been interrupted."""
+    agreement: Agreement
+    writer: Writer = field(default_factory=Writer)
+    unsaved_best: dict[str, Tensor] | None = None
+    """Tensors of the best model, on the CPU, until they are written."""
 
     def steps_per_epoch(self, phase: Phase) -> int:
         return math.ceil(len(self.source.train) / phase.global_batch_size)
@@ -88,6 +136,25 @@ class Run:
     @property
     def total_steps(self) -> int:
         return sum(self.steps_of(phase) for phase in self.phases)
+
+    @property
+    def is_over(self) -> bool:
+        return self.progress.phase == len(self.phases)
+
+    def ends_epoch(self, phase_step: int) -> bool:
+        """Whether an epoch of the present phase, or all of it, ends after so many of its steps."""
+        phase = self.phases[self.progress.phase]
+        return phase_step == self.steps_of(phase) or phase_step % self.steps_per_epoch(phase) == 0
+
+    def saves_at(self, step: int) -> bool:
+        """Whether every how many steps says that there is a checkpoint after this one."""
+        every = self.config.checkpoint.every_steps
+        return every is not None and step % every == 0
+
+    @property
+    def saves_before_training(self) -> bool:
+        """A run that is to go back when something is wrong needs a place to go back to."""
+        return self.progress.step == 0 and self.config.nonfinite.startswith("rollback")
 
     def evaluation_sampler(self, phase: Phase) -> EvaluationSampler:
         """Each validation image once, in batches no smaller than this process trains with."""

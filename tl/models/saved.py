@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from torch import Tensor
 
+from tl.atomic import sync, write_text_atomically
 from tl.errors import UserError
-from tl.models import weight_files, weights, zoo
+from tl.models import tensor_files, weight_files, weights, zoo
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
 
@@ -30,16 +30,24 @@ class SavedModel:
 
 
 def save(
-    network: Network, classes: Sequence[str], preprocessing: Preprocessing, folder: Path
+    network: Network,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    folder: Path,
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a model folder; an existing one is replaced, each file in one step.
 
-    Tensors have the names that torchvision, or timm, gives them. Raises UserError if there are not
-    as many class names as classes.
+    Tensors have the names that torchvision, or timm, gives them. ``state`` are copies of the
+    network's tensors from another time; without it they are taken now.
+
+    Raises:
+        UserError: there are not as many class names as classes.
+        OSError: the disk is full or not writable; what was there before is intact.
     """
     _check_classes(classes, network.arguments, "the network to save")
     folder.mkdir(parents=True, exist_ok=True)
-    state = {k: v.detach().cpu().contiguous() for k, v in network.model.state_dict().items()}
+    state = tensor_files.copies(network.model.state_dict()) if state is None else state
     config = {
         "format": FORMAT,
         "architecture": network.architecture,
@@ -48,11 +56,14 @@ def save(
         "preprocessing": preprocessing.to_dict(),
     }
     partial = folder / ".model.safetensors.partial"
-    save_file(state, partial)
-    _put(partial, folder / "model.safetensors")
-    partial = folder / ".config.json.partial"
-    partial.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    _put(partial, folder / "config.json")
+    try:
+        tensor_files.write(state, partial)
+        _put(partial, folder / "model.safetensors")
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    write_text_atomically(folder / "config.json", text)
 
 
 def load(folder: Path) -> SavedModel:
@@ -84,9 +95,9 @@ def sha256(path: Path) -> str:
 
 def _put(partial: Path, final: Path) -> None:
     """Rename a file that is wholly on the disk: a reader sees the old one or the new one."""
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
+    sync(partial)
     partial.replace(final)
+    sync(final.parent)
 
 
 def read_config(path: Path) -> dict[str, Any]:

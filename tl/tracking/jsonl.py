@@ -6,7 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tl.atomic import to_json, write_text_atomically
 from tl.errors import UserError
@@ -24,33 +24,48 @@ class JsonlTracker:
     """
 
     def __init__(self) -> None:
-        self._file: TextIO | None = None
+        self._path: Path | None = None
+        self._descriptor: int | None = None
+        self._unwritten = b""
 
     def start(self, run: RunInfo) -> None:
         """Open the record. A resumed run takes back every line after the step it goes on from."""
-        path = run.run_dir / FILE
-        lines = read(path) if run.resumed else []
+        self._path = run.run_dir / FILE
+        lines = read(self._path) if run.resumed else []
         kept = [to_json(line) + "\n" for line in lines if line["step"] <= run.start_step]
-        write_text_atomically(path, "".join(kept))
-        self._file = path.open("a", encoding="utf-8", newline="\n")
+        write_text_atomically(self._path, "".join(kept))
+        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND)
 
     def log(self, metrics: Metrics, step: int) -> None:
-        """Append one line and flush it, so that ``tail -f`` shows it at once."""
-        assert self._file is not None, "log() before start()"
+        """Append one line, so that ``tail -f`` shows it at once.
+
+        Raises:
+            OSError: it cannot be written, or not all of it. The rest is kept, and comes before the
+                next line: the record never has half a line in the middle, and none is lost.
+        """
         line: dict[str, Any] = {"step": step}
         line |= {key: metrics[key] for key in ("epoch", "phase") if key in metrics}
         line |= {"time": round(time.time(), 3), **metrics}
-        self._file.write(to_json(line) + "\n")
-        self._file.flush()
+        self._unwritten += (to_json(line) + "\n").encode()
+        self._write()
 
     def finish(self, summary: dict[str, Any], state: str) -> None:
         """Put the record on the disk and close it."""
         del summary, state
-        if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._file = None
+        if self._descriptor is not None:
+            self._write()
+            os.fsync(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _write(self) -> None:
+        assert self._descriptor is not None, "log() before start()"
+        try:
+            while self._unwritten:
+                written = os.write(self._descriptor, self._unwritten)
+                self._unwritten = self._unwritten[written:]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -27,13 +27,18 @@ class Trackers:
     """Hands everything to all trackers, and keeps their failures from the training.
 
     A tracker that raises is switched off with one line. Only the record's own errors, such as a
-    full disk, are raised: a run whose metrics are lost is not worth its GPU hours.
+    full disk, are raised: a run whose metrics are lost is not worth its GPU hours. Where the disk's
+    errors are to be ``borne`` they are said, and raised if the record is not whole at the end.
     """
 
-    def __init__(self, trackers: dict[str, Tracker], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, trackers: dict[str, Tracker], say: Callable[[str], None], borne: bool = False
+    ) -> None:
         # The record first: what a view shows is then always written down.
         self._trackers = dict(sorted(trackers.items(), key=lambda item: item[0] != RECORD))
         self._say = say
+        self._borne = borne
+        self._said_of_record = False
 
     @property
     def active(self) -> list[str]:
@@ -46,7 +51,15 @@ class Trackers:
 
     def log(self, metrics: Metrics, step: int) -> None:
         """Hand one line to all trackers."""
-        self._each(lambda tracker: tracker.log(metrics, step))
+        try:
+            self._each(lambda tracker: tracker.log(metrics, step))
+            self._said_of_record = False
+        except OSError as error:
+            if not self._borne:
+                raise
+            if not self._said_of_record:
+                self._say(f"kept in memory until there is room, the run goes on: {error}")
+                self._said_of_record = True
 
     def finish(self, summary: dict[str, Any], state: str) -> None:
         """Finish all trackers, also those after one that fails. A second call does nothing."""
@@ -71,10 +84,13 @@ class Trackers:
             raise record_error
 
 
-def open_trackers(config: TrackingConfig, console: ConsoleTracker) -> Trackers:
+def open_trackers(
+    config: TrackingConfig, console: ConsoleTracker, disk_errors: str = "stop"
+) -> Trackers:
     """The trackers that a config names. ``console`` shows the messages of all of them.
 
     Code outside this project is named ``package.module:name`` and called without arguments.
+    ``disk_errors`` is the config's key of that name.
 
     Raises:
         UserError: a name is none of a tracker.
@@ -87,7 +103,7 @@ def open_trackers(config: TrackingConfig, console: ConsoleTracker) -> Trackers:
             trackers[name] = TRACKERS[name](config, console)
         else:
             raise unknown("tracker", name, TRACKERS, "tracking.trackers")
-    return Trackers(trackers, console.say)
+    return Trackers(trackers, console.say, borne=disk_errors == "continue")
 
 
 def _own(name: str) -> Tracker:

@@ -1,0 +1,91 @@
+"""What a run writes while it trains: checkpoints and the best model, behind training's back."""
+
+from __future__ import annotations
+
+import time
+from typing import NoReturn
+
+import torch
+
+from tl.engine import checkpoint
+from tl.engine.state import Run
+from tl.engine.wishes import writing_failed
+from tl.errors import PeerFailed
+from tl.metrics import Sums
+from tl.models import saved, tensor_files
+from tl.objectives import Objective
+
+
+def save_checkpoint(
+    run: Run,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    sums: Sums,
+    phase_ends: bool = False,
+) -> None:
+    """Begin to write a checkpoint, and the model if this step's is the best. Called by all.
+
+    Training goes on when the main process has copied the tensors; the others wait for nothing. At
+    the end of a phase the optimizer is left out, as the next phase starts a new one.
+    """
+    progress, scaler = run.progress, run.runtime.accelerator.scaler
+    if phase_ends:
+        progress.phase, progress.phase_step = progress.phase + 1, 0
+    progress.sums = sums.so_far(run.runtime.all_reduce)
+    progress.wall_seconds = time.perf_counter() - run.started
+    if not run.runtime.is_main:
+        return
+    run.writer.wait()  # two copies of the training state would not always fit into memory
+    began = time.monotonic()
+    network = tensor_files.copies(run.network.model.state_dict())
+    tensors = checkpoint.under("network", network)
+    if not phase_ends:
+        rest = checkpoint.under("objective", objective.own_state())
+        tensors |= tensor_files.copies(rest | checkpoint.optimizer_tensors(optimizer))
+    state = {**progress.to_dict(), "scaler": scaler.state_dict() if scaler else None}
+    if progress.best.get("step") == progress.step:
+        run.unsaved_best = network
+    folder, keep = run.run_dir / "checkpoints", run.config.checkpoint.keep
+
+    def write() -> None:
+        try:
+            checkpoint.write(folder, state["step"], state, tensors, keep)
+        finally:
+            # After the checkpoint: should the run die in between, it makes the model up from that.
+            save_best(run)
+
+    run.writer.start(write, began)
+
+
+def save_best(run: Run) -> None:
+    """Write the best model, if it has not been written yet. Where that fails it stays to be."""
+    if run.unsaved_best is not None:
+        saved.save(
+            run.network,
+            run.source.classes,
+            run.preprocessing,
+            run.run_dir / "model",
+            run.unsaved_best,
+        )
+        run.unsaved_best = None
+
+
+def raise_failure(run: Run) -> NoReturn:
+    """End this process for what the main one could not write; that one says it."""
+    raise run.writer.error or PeerFailed()
+
+
+def finish_writing(run: Run, last_checkpoint: bool = False) -> None:
+    """Wait until all is written that was begun.
+
+    Args:
+        last_checkpoint: the run is to go on from it, so it has to be there.
+
+    Raises:
+        OSError: something could not be written that the run cannot do without.
+    """
+    if run.runtime.is_main:
+        run.writer.wait()
+        if (last_checkpoint and run.writer.error) or writing_failed(run):
+            raise_failure(run)
+        save_best(run)

@@ -1,0 +1,53 @@
+"""``summary.json``, and what of it a person wants to know at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tl.engine.state import Run
+from tl.freeze_plan import count_parameters
+from tl.models import saved
+from tl.tracking.console import ConsoleTracker
+
+
+def summarize(this: Run) -> dict[str, Any]:
+    """The content of ``summary.json``."""
+    progress = this.progress
+    trainable, frozen = count_parameters(this.network)
+    digest = saved.sha256(this.run_dir / "model" / "model.safetensors")
+    speed = progress.images / progress.training_seconds if progress.training_seconds else 0.0
+    return {
+        "val/accuracy": progress.best["val/accuracy"],
+        "val/loss": progress.best["val/loss"],
+        "best_step": progress.best["step"],
+        "last/val/accuracy": progress.last["val/accuracy"],
+        "last/val/loss": progress.last["val/loss"],
+        "steps": progress.step,
+        "images": progress.images,
+        "num_processes": this.runtime.world_size,
+        "wall_seconds": round(progress.wall_seconds, 3),
+        "training_seconds": round(progress.training_seconds, 3),
+        "images_per_second": round(speed, 2),
+        "trainable_parameters": trainable,
+        "frozen_parameters": frozen,
+        "frozen_unchanged": True,  # or the run had failed: tl.freeze_plan.assert_unchanged
+        "bad_images": len(progress.bad_images),
+        "left_out_steps": sum(last - first + 1 for first, last in progress.left_out),
+        "changes": progress.changes,
+        "model_sha256": digest,
+    }
+
+
+def show_summary(summary: dict[str, Any], folder: Path, console: ConsoleTracker) -> None:
+    """What a person wants to know at the end, and what to do next."""
+    console.say(
+        f"done: validation accuracy {summary['val/accuracy']:.4f} at step {summary['best_step']}, "
+        f"last {summary['last/val/accuracy']:.4f}"
+    )
+    console.say(
+        f"{summary['steps']} steps in {summary['wall_seconds']:.1f} s; "
+        f"trained {summary['trainable_parameters']:,} parameters; frozen parts unchanged"
+    )
+    console.say(f"model: {folder / 'model'}")
+    console.say(f"use it: tl predict {folder} IMAGE_OR_FOLDER")
