@@ -52,6 +52,7 @@ def _load(file: str) -> Any:
 
 def _serve(connection: Connection, rank: int) -> None:
     sys.path.insert(0, os.path.dirname(__file__))  # noqa: PTH120
+    multiprocessing.set_start_method("fork", force=True)  # for loader workers, as by default
     import torch
 
     from tl.engine import runtime

@@ -2,13 +2,61 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import signal
+import time
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from tl.objectives import Objective
 from tl.objectives.supervised import Supervised
+
+
+class Eventful(Supervised):
+    """Notes which images it gets, and lets something happen at a step, as two variables say.
+
+    TEST_NOTES: a folder; each process appends a line to a file of its own for each micro-batch.
+    TEST_EVENT: ``PHASE STEP RANK WHAT``, the step counted within the phase from 0. WHAT is a signal
+    that the process sends to itself, or nan, inf (the loss), raise, hang or sleep.
+    """
+
+    def forward(self, batch: dict[str, Any], progress: float) -> dict[str, Tensor]:
+        rank = os.environ.get("RANK", "0")
+        if notes := os.environ.get("TEST_NOTES"):
+            digests = [
+                hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()[:16]
+                for image in batch["image"].float()
+            ]
+            seen = {str(i): d for i, d in zip(batch["id"].tolist(), digests, strict=True) if i >= 0}
+            line = json.dumps({"phase": self.phase.name, "progress": progress, "seen": seen})
+            with Path(notes, f"{rank}.jsonl").open("a") as file:
+                file.write(line + "\n")
+        output = super().forward(batch, progress)
+        phase, at, on_rank, what = os.environ.get("TEST_EVENT", "- 0 0 -").split()
+        here = (phase, on_rank) == (self.phase.name, rank)
+        if here and progress == pytest.approx(float(at)) and self.network.training:
+            output["loss"] = self._happens(what, output["loss"])
+        return output
+
+    def _happens(self, what: str, loss: Tensor) -> Tensor:
+        if what in ("nan", "inf"):
+            return loss + float(what)
+        if what == "raise":
+            raise ValueError("out of luck")
+        if what == "hang":
+            time.sleep(1000)
+        if what == "sleep":
+            time.sleep(5)
+        if what.startswith("SIG"):
+            os.kill(os.getpid(), getattr(signal, what))
+            time.sleep(0.05)  # the thread that hears it takes a moment
+        return loss
 
 
 class Float64(Supervised):
@@ -18,6 +66,10 @@ class Float64(Supervised):
         super().__init__(*arguments)
         first = next(m for m in self.network.model.modules() if isinstance(m, nn.Conv2d))
         first.register_forward_pre_hook(lambda _, inputs: tuple(x.double() for x in inputs))
+
+
+class EventfulFloat64(Eventful, Float64):
+    """Both."""
 
 
 class PullToStart(Supervised):
