@@ -23,7 +23,8 @@ class Eventful(Supervised):
 
     TEST_NOTES: a folder; each process appends a line to a file of its own for each micro-batch.
     TEST_EVENT: ``PHASE STEP RANK WHAT``, the step counted within the phase from 0. WHAT is a signal
-    that the process sends to itself, or nan, inf (the loss), raise, hang or sleep.
+    that the process sends to itself, or nan, inf (the loss), raise, hang or sleep. With a + after
+    it, it happens at every step from there on.
     """
 
     def forward(self, batch: dict[str, Any], progress: float) -> dict[str, Tensor]:
@@ -39,9 +40,9 @@ class Eventful(Supervised):
                 file.write(line + "\n")
         output = super().forward(batch, progress)
         phase, at, on_rank, what = os.environ.get("TEST_EVENT", "- 0 0 -").split()
-        here = (phase, on_rank) == (self.phase.name, rank)
-        if here and progress == pytest.approx(float(at)) and self.network.training:
-            output["loss"] = self._happens(what, output["loss"])
+        now = progress == pytest.approx(float(at)) or (what.endswith("+") and progress > float(at))
+        if now and (phase, on_rank) == (self.phase.name, rank):
+            output["loss"] = self._happens(what.rstrip("+"), output["loss"])
         return output
 
     def _happens(self, what: str, loss: Tensor) -> Tensor:
