@@ -23,6 +23,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch.distributed as dist
 
 from tl.command import FAILURE
@@ -33,7 +34,7 @@ from tl.errors import LostPeer, OnOneProcessError, PeerFailed, Preempted, UserEr
 BEAT_SECONDS = 1.0
 LOST_SECONDS = 60.0
 """A process without a beat for so long is gone, or stopped; or less, by `hang_timeout`."""
-BEATS_TO_MISS = 4
+BEATS_TO_MISS = 3
 """How many make a process gone for one that has already lost the connection to it."""
 STACKS = "stacks"
 """in the run's folder: a file for each process"""
@@ -157,6 +158,7 @@ class Watchdog:
         for rank, peer in self._peers.items():
             silent = now - peer.last_beat
             if silent > self._lost_seconds and not peer.seen["leaves"]:
+                _kill_sibling(peer.seen)
                 return (
                     f"{_name(rank, peer.seen)} has not answered for {silent:.0f} s, "
                     f"{peer.seen['doing']}. {_HOW_TO_GO_ON}"
@@ -219,6 +221,18 @@ def _look(store: dist.Store, ranks: list[int]) -> dict[int, dict[str, Any]]:
 
 
 _HOW_TO_GO_ON = "To go on from the last checkpoint: --resume auto."
+
+
+def _kill_sibling(seen: dict[str, Any]) -> None:
+    """End a silent process of the same launcher, which would give it half a minute more.
+
+    It may be stopped rather than gone, and hold its GPU. Its parent tells it from another process
+    that has got its number.
+    """
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(seen["pid"])
+        if seen["host"] == socket.gethostname() and process.ppid() == os.getppid():
+            process.kill()
 
 
 def _name(rank: int, seen: dict[str, Any]) -> str:
