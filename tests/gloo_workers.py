@@ -31,7 +31,7 @@ def fork_server() -> Any:
     return context
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
@@ -108,7 +108,7 @@ class GlooWorkers:
             process.start()
             there.close()
             self._workers.append((process, here))
-        file, port = function.__code__.co_filename, _free_port()
+        file, port = function.__code__.co_filename, free_port()
         connections = [connection for _, connection in self._workers[:world_size]]
         for connection in connections:
             connection.send((file, function.__name__, arguments, world_size, port))

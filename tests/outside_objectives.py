@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ class Eventful(Supervised):
     TEST_EVENT: ``PHASE STEP RANK WHAT``, the step counted within the phase from 0. WHAT is a signal
     that the process sends to itself, or nan, inf (the loss), raise, hang or sleep. With a + after
     it, it happens at every step from there on.
+    TEST_FULL_DISK: the disk is full from the third tenth of the phase to the seventh.
     """
 
     def forward(self, batch: dict[str, Any], progress: float) -> dict[str, Tensor]:
@@ -38,6 +40,9 @@ class Eventful(Supervised):
             line = json.dumps({"phase": self.phase.name, "progress": progress, "seen": seen})
             with Path(notes, f"{rank}.jsonl").open("a") as file:
                 file.write(line + "\n")
+        if "TEST_FULL_DISK" in os.environ:
+            size = 100_000 if 0.3 <= progress < 0.7 else resource.RLIM_INFINITY
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
         output = super().forward(batch, progress)
         phase, at, on_rank, what = os.environ.get("TEST_EVENT", "- 0 0 -").split()
         now = progress == pytest.approx(float(at)) or (what.endswith("+") and progress > float(at))

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tl.command import BAD_INPUT, DONE, FAILURE, Parser, exit_code, split_config
-from tl.errors import OnOneProcessError, UserError
+from tl.command import BAD_INPUT, DONE, FAILURE, PREEMPTED, Parser, exit_code, split_config
+from tl.errors import LostPeer, OnOneProcessError, PeerFailed, Preempted, UserError
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -27,6 +27,9 @@ def raising(error: BaseException) -> Callable[[], None]:
         (OnOneProcessError("bad image"), BAD_INPUT),
         (RuntimeError("it broke"), FAILURE),
         (KeyboardInterrupt(), FAILURE),
+        (Preempted("stopped after step 3, SIGTERM"), PREEMPTED),
+        (LostPeer("rank 1 is gone"), FAILURE),
+        (PeerFailed(), FAILURE),
     ],
 )
 def test_the_exit_code_says_whose_fault_it_is_on_every_rank(
@@ -49,6 +52,10 @@ def test_a_command_that_returns_is_done(capsys: pytest.CaptureFixture[str]) -> N
         (OnOneProcessError("bad image"), "3", "error: bad image\n"),
         (KeyboardInterrupt(), "0", "interrupted\n"),
         (KeyboardInterrupt(), "1", ""),
+        (Preempted("stopped after step 3, SIGTERM"), "0", "stopped after step 3, SIGTERM\n"),
+        (Preempted("stopped after step 3, SIGTERM"), "1", ""),
+        (LostPeer("rank 0 is gone"), "1", "error: rank 0 is gone\n"),  # said by who noticed
+        (PeerFailed(), "0", ""),
     ],
 )
 def test_a_message_is_said_once(

@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from tl.arguments import leaves
-from tl.config import Config, Keys, OptimizerConfig, Phase, Training
+from tl.config import Config, Keys, OptimizerConfig, Phase, Training, seconds_of
 from tl.yaml12 import KeyPath
 
 LEAVES = list(leaves(Config))
@@ -174,3 +176,18 @@ def test_a_name_of_a_phase_is_one_word(name: str) -> None:
 
 def test_a_whole_number_may_be_written_for_a_float() -> None:
     assert OptimizerConfig.model_validate({"lr": 1}).lr == 1.0
+
+
+@given(st.integers(0, 50), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
+def test_a_duration_is_its_seconds_however_it_is_written(d: int, h: int, m: int, s: int) -> None:
+    total = ((d * 24 + h) * 60 + m) * 60 + s
+    assume(total)
+    texts = [f"{d}d{h}h{m}m{s}s", f"{d}-{h}:{m:02}:{s:02}", f"{total}s"]
+    parts = [f"{n}{unit}" for n, unit in zip((d, h, m, s), "dhms", strict=True) if n]
+    assert {seconds_of(text) for text in [*texts, "".join(parts)]} == {total}
+
+
+@pytest.mark.parametrize("text", ["", "0s", "90", "12:30", "1m1h", "1 h", "-5m", "1.5h", "\u0663s"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="1h30m"):
+        seconds_of(text)

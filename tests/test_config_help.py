@@ -154,6 +154,13 @@ EXAMPLES = [
     {"phases": [{"train": "full", "lr": 1}]},
     {"data": {"classes": [1.5]}},
     {"nesterov": True},
+    {"time_limit": "1h30m", "hang_timeout": "0:10:00", "nonfinite": "rollback(2)"},
+    {"time_limit": "none"},
+    {"hang_timeout": "none"},
+    {"time_limit": "soon"},
+    {"time_limit": 90},
+    {"nonfinite": "skip"},
+    {"nonfinite": "skip(0)"},
 ]
 
 

@@ -144,3 +144,32 @@ def test_sums_hold_no_graph_and_no_tensor_of_the_caller() -> None:
     with torch.no_grad():
         loss.add_(10)
     assert sums.reduce(alone) == {"loss": 1.0}
+
+
+def test_what_has_been_counted_so_far_is_counted_on_by_any_number_of_processes() -> None:
+    """One process takes it over, the others begin at zero, and all know the same names."""
+    first = Sums(torch.device("cpu"))
+    first.add(loss=torch.tensor(1.5), images=torch.tensor(3))
+    so_far = first.so_far(adding([]))
+    assert so_far == {"images": 3.0, "loss": 1.5}
+    assert first.reduce(adding([])) == so_far  # it goes on counting
+
+    others = [Sums(torch.device("cpu")) for _ in range(2)]
+    for rank, sums in enumerate(others):
+        sums.start_from(so_far, here=rank == 0)
+        sums.add(loss=torch.tensor(0.25), images=torch.tensor(1))
+    totals = [sums.so_far(adding([])) for sums in others]
+    assert totals[0].keys() == totals[1].keys()
+    assert sum(total["images"] for total in totals) == 5.0
+    assert sum(total["loss"] for total in totals) == 2.0
+
+
+def test_what_is_left_out_adds_nothing_even_if_it_is_no_number() -> None:
+    sums, bad = Sums(torch.device("cpu")), Sums(torch.device("cpu"))
+    bad.add(loss=torch.tensor(float("nan")), images=torch.tensor(2))
+    sums.add_all(bad, unless=torch.tensor(True))
+    assert sums.so_far(adding([])) == {"images": 0.0, "loss": 0.0}
+    good = Sums(torch.device("cpu"))
+    good.add(loss=torch.tensor(0.5), images=torch.tensor(2))
+    sums.add_all(good, unless=torch.tensor(False))
+    assert sums.reduce(adding([])) == {"images": 2.0, "loss": 0.5}

@@ -48,6 +48,16 @@ def _from_to(scale: list[float]) -> list[float]:
     return scale
 
 
+UNITS = r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?"
+CLOCK = r"(?:([0-9]+)-)?([0-9]+):([0-9]{2}):([0-9]{2})"
+POLICY = r"stop|(skip|rollback)\([1-9][0-9]*\)"
+
+
+def _pattern(*alternatives: str) -> Any:
+    """For editors; the validator beside it says more."""
+    return Field(json_schema_extra={"pattern": f"^({'|'.join(alternatives)})$"})
+
+
 def seconds_of(duration: str) -> float:
     """Seconds in ``"90s"``, ``"1h30m"``, or a time as Slurm writes it: ``"1-12:00:00"``.
 
@@ -55,9 +65,7 @@ def seconds_of(duration: str) -> float:
         ValueError: it is none of these, or no time at all.
     """
     duration = duration if isinstance(duration, str) else ""  # of YAML, where 90 is a number
-    units = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", duration)
-    clock = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", duration)
-    found = units or clock
+    found = re.fullmatch(UNITS, duration) or re.fullmatch(CLOCK, duration)
     days, hours, minutes, seconds = (int(n or 0) for n in found.groups()) if found else (0,) * 4
     total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
     if total == 0:
@@ -74,13 +82,17 @@ def _time_limit(text: str) -> str:
     return text if text == "none" else _duration(text)
 
 
-Duration = Annotated[str, BeforeValidator(_duration)]
+Duration = Annotated[str, BeforeValidator(_duration), _pattern(UNITS, CLOCK)]
+TimeLimit = Annotated[str, BeforeValidator(_time_limit), _pattern(UNITS, CLOCK, "none")]
 
 
 def _policy(text: str) -> str:
-    if not re.fullmatch(r"stop|(skip|rollback)\([1-9]\d*\)", text):
+    if not re.fullmatch(POLICY, text):
         raise ValueError("must be stop, skip(n) or rollback(n) with n of 1 or more")
     return text
+
+
+NonfinitePolicy = Annotated[str, AfterValidator(_policy), _pattern(POLICY)]
 
 
 def _length(n: int) -> Any:
@@ -270,12 +282,12 @@ class Config(Training):
     """refuse to run on any other number of processes"""
     threads: PositiveInt | None = None
     """CPU threads of each process; null: the cores of the node, divided"""
-    time_limit: Annotated[str, BeforeValidator(_time_limit)] | None = None
+    time_limit: TimeLimit | None = None
     """stop with a checkpoint before this much time is over, as 90s, 1h30m or 1-12:00:00; null:
     Slurm's limit, if Slurm runs it; none: no limit"""
     hang_timeout: Duration = "10m"
     """end the run, with stacks and the rank named, if no process gets on for so long"""
-    nonfinite: Annotated[str, AfterValidator(_policy)] = "stop"
+    nonfinite: NonfinitePolicy = "stop"
     """a step whose loss or gradient is NaN or infinite moves nothing. `stop`: it ends the run;
     `skip(n)`: it is left out, n times at most; `rollback(n)`: with all since the checkpoint"""
     disk_errors: Literal["stop", "continue"] = "stop"

@@ -173,6 +173,6 @@ def _ask_slurm(job: str) -> float | None:
     try:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         left = asked.stdout.strip()
-        return time.time() + seconds_of(left if left.count(":") > 1 else f"0:{left}")
+        return time.time() + seconds_of(left if left.count(":") > 1 else f"0:{left:0>5}")
     except (OSError, subprocess.SubprocessError, ValueError):  # no squeue; UNLIMITED
         return None
