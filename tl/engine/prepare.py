@@ -8,13 +8,15 @@ from pathlib import Path
 import torch
 
 from tl.config import Config, Phase
-from tl.data.split import Source
+from tl.data.split import Source, some
 from tl.engine.runtime import Runtime
 from tl.freeze_plan import freeze_plan, random_and_frozen
 from tl.freezing import freeze, trainable_names
 from tl.models import saved, weight_files, weights, zoo
+from tl.models.dropout import not_by_image
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing, preprocessing_of, with_image_size
+from tl.models.stages import is_below
 from tl.models.weights import LoadReport
 from tl.objectives import objective_class
 from tl.optim import parameter_groups
@@ -92,6 +94,17 @@ def show_plan(
         console.say(
             "note: BatchNorm that trains normalises by each process's own share of a batch, so "
             "losses depend on the number of processes; batch_norm=sync or frozen makes them equal"
+        )
+    still = network.eval_modules
+    dropping = [
+        name
+        for name in not_by_image(network.model)
+        if not any(is_below(name, prefix) for prefix in still)
+    ]
+    if here.world_size > 1 and dropping:
+        console.say(
+            f"note: {some(dropping)} drop{'s' if len(dropping) == 1 else ''} values by a generator "
+            "of each process, so losses depend on the number of processes"
         )
     console.say("")
 

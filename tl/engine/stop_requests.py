@@ -25,7 +25,7 @@ STOP_FILE = "stop"
 ECHO_SECONDS = 1.0
 """A launcher passes on a signal that a terminal has sent to all: the same request, twice."""
 SECONDS_BETWEEN_LOOKS_FOR_THE_FILE = 1.0
-SPARE_SECONDS = 5.0
+SPARE_SECONDS = 10.0
 """of the time limit, for what is not measured: the record's last lines, the end of processes"""
 
 

@@ -109,6 +109,7 @@ class Watchdog:
                 return PeerFailed()
             lost_connection = isinstance(error, dist.DistError) or "gloo" in str(error)
             if lost_connection and (gone := self._gone(store)):
+                self._write_stacks()
                 return LostPeer(f"{gone}, {self._me['doing']}. {_HOW_TO_GO_ON}")
         except dist.DistError:  # the store went with the launcher
             pass
@@ -183,16 +184,19 @@ class Watchdog:
             with contextlib.suppress(dist.DistError):
                 speaks = self._store.add("aborts", 1) == 1
                 self._store.set("abort", message)
-        with contextlib.suppress(OSError):
-            stacks = self._folder / STACKS
-            stacks.mkdir(exist_ok=True)
-            with (stacks / f"rank-{self._runtime.rank}.txt").open("w") as file:
-                faulthandler.dump_traceback(file)
+        self._write_stacks()
         if not speaks:
             end_at_once("", FAILURE, lambda message: None)
         time.sleep(2 * BEAT_SECONDS)  # the others' stacks: a launcher ends them when this one ends
         message = f"error: {message} Stacks: {self._folder / STACKS}"
         end_at_once(message, FAILURE, self._last_words)
+
+    def _write_stacks(self) -> None:
+        with contextlib.suppress(OSError):
+            stacks = self._folder / STACKS
+            stacks.mkdir(exist_ok=True)
+            with (stacks / f"rank-{self._runtime.rank}.txt").open("w") as file:
+                faulthandler.dump_traceback(file)
 
     # ------------------------------------------------------------------------------ of the store
 

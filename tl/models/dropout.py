@@ -97,6 +97,28 @@ def give_images_their_own(model: nn.Module) -> Draws:
     return draws
 
 
+def not_by_image(model: nn.Module) -> list[str]:
+    """Names of modules that still draw from torch's generator, which each process has its own of.
+
+    They are kinds of dropout that `give_images_their_own` does not know, and attention that is
+    given a probability instead of a module.
+    """
+    found = []
+    for name, module in model.named_modules():
+        kind = type(module).__name__.lower()
+        drops = isinstance(module, nn.modules.dropout._DropoutNd | StochasticDepth)
+        drops = (drops or "drop" in kind) and not isinstance(module, ImageDropout)
+        chances = [getattr(module, key, 0) for key in ("p", "drop_prob")] if drops else []
+        chances += [getattr(module, key, 0) for key in _CHANCES]
+        if any(isinstance(chance, int | float) and chance > 0 for chance in chances):
+            found.append(name)
+    return found
+
+
+_CHANCES = ("dropout", "attention_dropout", "drop_rate")
+"""what modules call a probability that they drop with by a function"""
+
+
 def _drop_of(module: nn.Module) -> tuple[float | None, bool]:
     """Probability, and whether one draw decides over all of an image; None: no dropout layer."""
     if type(module) is nn.Dropout:
