@@ -1,7 +1,7 @@
-"""A small run with the W&B tracker, in a process of its own since wandb is global to one.
+"""A run with record and W&B tracker, in a process of its own since wandb is global to one.
 
-Arguments: the run's folder, a JSON object of options. Prints each message and how long the
-calls took; exits as a training would.
+Arguments: the run's folder, a JSON object of options. Says each message, and prints how long the
+calls took; what happens at which step is in ``at``. Every tenth step is the end of an epoch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from pathlib import Path
 import psutil
 
 import tl.tracking.wandb as tracking
-from tl.config import WandbConfig
+from tl.arguments import load
+from tl.atomic import write_json_atomically
+from tl.tracking.jsonl import JsonlTracker
+from tl.tracking.status import write_status
 from tl.tracking.tracker import RunInfo
 from tl.tracking.trackers import Trackers
 
@@ -24,28 +27,59 @@ options = json.loads(sys.argv[2])
 tracking.INIT_SECONDS = options.get("init_seconds", 20)
 tracking.FINISH_SECONDS = options.get("finish_seconds", 10)
 tracking.WAIT_AT_START_SECONDS = options.get("wait_seconds", 20)
+tracking.ANSWER_SECONDS = options.get("answer_seconds", 5)
+tracking.WAITING_LINES = options.get("waiting_lines", tracking.WAITING_LINES)
 
 
 def say(text: str) -> None:
     print("say:", text, flush=True)
 
 
-run = RunInfo({"a": 1}, Path(sys.argv[1]), "abc123", 30, options.get("resumed_at", 0), True)
-trackers = Trackers({"wandb": tracking.WandbTracker(WandbConfig(), say)}, say)
+def signal_service(number: int) -> None:
+    for child in psutil.Process().children(recursive=True):
+        if "wandb" in " ".join(child.cmdline()):
+            os.kill(child.pid, number)
+
+
+def act(what: str) -> None:
+    match what:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "kill_service":
+            signal_service(signal.SIGKILL)
+            time.sleep(0.5)
+        case "stop_service":
+            signal_service(signal.SIGSTOP)
+        case "pause":
+            print("pause", flush=True)
+            sys.stdin.readline()
+
+
+folder, last = Path(sys.argv[1]), options.get("steps", 30)
+start, every = options.get("resumed_at"), options.get("log_every", 10)
+config = load(folder / "config.yaml", environ={}).config
+info = RunInfo(config.model_dump(), folder, "abc123", last, start or 0, start is not None)
+chosen = {"jsonl": JsonlTracker(), "wandb": tracking.WandbTracker(config.tracking.wandb, say)}
+write_status(folder, "running", start or 0)
+trackers = Trackers({name: chosen[name] for name in options.get("trackers", chosen)}, say)
 began = time.monotonic()
-trackers.start(run)
+trackers.start(info)
 print("start took", time.monotonic() - began, flush=True)
-for step in (10, 20, 30):
-    trackers.log({"train/loss": 1 / step, "phase": "head"}, step)
-    trackers.log({"val/loss": 2 / step}, step)
-    if step == 20 and options.get("kill_service"):
-        for child in psutil.Process().children(recursive=True):
-            if "wandb" in " ".join(child.cmdline()):
-                os.kill(child.pid, signal.SIGKILL)
-        time.sleep(0.5)
-if options.get("pause"):
-    print("pause", flush=True)
-    sys.stdin.readline()
+longest = 0.0
+for step in range((start or 0) + 1, last + 1):
+    began = time.monotonic()
+    if step % every == 0 or step % 10 == 0:
+        trackers.log({"phase": "head", "epoch": 1 + step // 11, "train/loss": 1 / step}, step)
+    if step % 10 == 0:
+        trackers.log({"val/loss": 2 / step, "val/accuracy": step / 100}, step)
+    longest = max(longest, time.monotonic() - began)
+    act(options.get("at", {}).get(str(step), ""))
+    time.sleep(options.get("seconds_per_step", 0))
+print("log took", longest, flush=True)
+summary, state = {"val/accuracy": 0.5, "steps": last}, options.get("state", "done")
+if state == "done":
+    write_json_atomically(folder / "summary.json", summary)
+write_status(folder, state, last)
 began = time.monotonic()
-trackers.finish({"val/accuracy": 0.5}, options.get("state", "done"))
+trackers.finish(summary if state == "done" else {}, state)
 print("finish took", time.monotonic() - began, flush=True)

@@ -6,18 +6,26 @@ import contextlib
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from tl.config import WandbConfig
+from tl.tracking import jsonl
 from tl.tracking.tracker import Metrics, RunInfo, one_line
-from tl.tracking.wandb_settings import (
-    Mode,
-    init_arguments,
-    key_for,
-    quiet_settings,
-    resolve_mode,
+from tl.tracking.wandb_place import only_sender, write_place
+from tl.tracking.wandb_rows import NOTHING, Positions, Row, rows_of
+from tl.tracking.wandb_server import ServerError, ask
+from tl.tracking.wandb_service import (
+    abandon_service,
+    has_credentials,
+    kill_service,
+    open_run,
+    server_and_key,
+    set_up,
 )
+from tl.tracking.wandb_settings import Mode, init_arguments, quiet_settings, resolve_mode
 
 INIT_SECONDS = 30.0
 """how long the server may take to answer before the run is recorded offline"""
@@ -25,9 +33,15 @@ WAIT_AT_START_SECONDS = 5.0
 """how long the training waits for that, so that the link stands at the top of a log"""
 FINISH_SECONDS = 20.0
 """how long the last upload may take"""
+ANSWER_SECONDS = 5.0
+"""how long the server may take to say what it has, at the end"""
 WAITING_LINES = 10_000
 """lines that may wait for a server that does not answer yet"""
 EXIT_CODES = {"done": 0, "failed": 1, "preempted": 75}
+
+
+class WandbError(Exception):
+    """W&B has failed; says how to send the run later."""
 
 
 class WandbTracker:
@@ -38,8 +52,10 @@ class WandbTracker:
     waits for it nowhere without a limit. The thread's error is raised by the next call, for
     `Trackers` to switch this tracker off.
 
-    ``step`` is a metric like the others and the axis of all of them. wandb's own step would drop
-    what is logged for a step that it has closed: the evaluation after a line of training.
+    What the server has of a run is always the beginning of its record: rows are sent in order, and
+    a run that goes on sends what the server lacks of the record before anything new. Steps since
+    the checkpoint come again after a crash; of these, what the server has is not sent again. A run
+    that falls back to offline stays so until it ends or restarts, and sends nothing.
     """
 
     def __init__(
@@ -51,23 +67,37 @@ class WandbTracker:
         self._config = config
         self._say = say
         self._environ = os.environ if environ is None else environ
-        self._work: queue.Queue[Callable[[Any], None] | None] = queue.Queue(WAITING_LINES)
+        self._work: queue.Queue[Callable[[Any], None]] = queue.Queue(WAITING_LINES)
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
+        self._over = False
         self._error: Exception | None = None
+        self._run_dir = Path()
         self._folder = ""
         self._link = ""
-        self._sent_step = -1
+        self._positions = Positions()
+        self._earlier: list[Row] = []
+        self._sent = NOTHING
+        self._complete = False
 
     def start(self, run: RunInfo) -> None:
         """Open the run in the background. Waits a few seconds at most."""
-        mode, why = resolve_mode(self._config.mode, self._environ, self._has_key)
+        mode, why = resolve_mode(
+            self._config.mode, self._environ, lambda: has_credentials(self._environ)
+        )
         if why:
             self._say(why)
         if mode == "disabled":
             return
+        self._run_dir = run.run_dir
         arguments = init_arguments(self._config, run, self._environ)
-        _set_up()  # imports wandb here, since two threads that import at once can fail
+        write_place(run.run_dir, arguments)
+        if run.resumed:
+            # The record has been taken back to the checkpoint by now; see Trackers.
+            record = jsonl.read(run.run_dir / jsonl.FILE)
+            lines = [line for line in record if line["step"] <= run.start_step]
+            self._earlier = rows_of(lines, self._positions)
+        set_up()  # imports wandb here, since two threads that import at once can fail
         self._thread = threading.Thread(
             target=self._run, args=(mode, arguments), name="wandb-tracker", daemon=True
         )
@@ -76,110 +106,129 @@ class WandbTracker:
         self._raise_error()
 
     def log(self, metrics: Metrics, step: int) -> None:
-        """Queue one line. Never waits."""
+        """Queue one line. Never waits for W&B."""
         if self._thread is None:
             return
         self._raise_error()
-        row = {"step": step, **metrics}
-
-        def send(run: Any) -> None:
-            # After a restart, steps since the checkpoint come again. The server has them.
-            if step >= self._sent_step:
-                run.log(row)
-
+        row = (self._positions.of(step), {"step": step, **metrics})
         try:
-            self._work.put_nowait(send)
+            self._work.put_nowait(lambda run: self._send(run, row))
         except queue.Full:
-            self._thread = None
-            raise TimeoutError(f"W&B has left {WAITING_LINES} lines waiting") from None
+            thread, self._thread = self._thread, None
+            self._give_up(thread)
+            raise WandbError(f"{WAITING_LINES} lines wait for W&B; {self._later()}") from None
 
     def finish(self, summary: dict[str, Any], state: str) -> None:
         """Send the summary and end the run. Waits for the upload, but not for long."""
         if self._thread is None:
             return
         thread, self._thread = self._thread, None
-
-        def end(run: Any) -> None:
-            run.summary.update(summary)
-            if state == "preempted":
-                run.mark_preempting()
-            run.finish(exit_code=EXIT_CODES.get(state, 1))
-
         limit = FINISH_SECONDS
         if not self._ready.is_set() and state != "preempted":  # a scheduler's grace is short
             limit += INIT_SECONDS
+        deadline = time.monotonic() + limit
         if self._error is None:
-            for job in (end, None):
-                self._work.put(job, timeout=FINISH_SECONDS)
-            thread.join(limit)
+            with contextlib.suppress(queue.Full):
+                self._work.put(lambda run: self._end(run, summary, state), timeout=limit)
+        thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():
-            place = self._folder or "its folder in wandb/"
-            self._say(
-                f"W&B did not take everything in time. To upload the rest: wandb sync {place}"
-            )
+            self._give_up(thread)
         else:
             self._raise_error()
-            self._say(f"W&B: {self._link or 'to upload the run: wandb sync ' + self._folder}")
+        if not self._complete:
+            self._say(f"W&B did not take everything; {self._later()}")
+        elif self._link:
+            self._say(f"W&B: {self._link}")
+        else:
+            self._say(f"W&B: {self._later()}")
+
+    def _give_up(self, thread: threading.Thread) -> None:
+        """Let the thread fail, which is a matter of milliseconds, and tidy up after itself."""
+        self._over = True
+        kill_service()
+        thread.join(1.0)
 
     def _raise_error(self) -> None:
         if self._error is not None:
             self._thread = None
-            raise self._error
+            raise WandbError(f"{one_line(self._error)}; {self._later()}") from self._error
 
-    def _has_key(self) -> bool:
-        settings = _set_up().setup().settings
-        return bool(settings.api_key) or key_for(settings.base_url, self._environ)
+    def _later(self) -> str:
+        if (self._run_dir / jsonl.FILE).exists():
+            return f"to send the run later: tl sync {self._run_dir}"
+        return f"to upload the rest: wandb sync {self._folder or 'its folder in wandb/'}"
 
     # ------------------------------------------------------------------------- in the thread
 
     def _run(self, mode: Mode, arguments: dict[str, Any]) -> None:
         try:
-            run = self._open(mode, arguments)
-            self._ready.set()
-            while (job := self._work.get()) is not None:
-                job(run)
+            with contextlib.ExitStack() as held:
+                run = self._open(mode, arguments, held)
+                self._ready.set()
+                while not self._over:
+                    self._work.get()(run)
         except Exception as error:
             self._error = error
-            with contextlib.suppress(Exception):
-                # Otherwise wandb tries once more when the process ends, and fails in many lines.
-                import wandb
-
-                wandb.teardown()
+            abandon_service()
         finally:
             self._ready.set()
 
-    def _open(self, mode: Mode, arguments: dict[str, Any]) -> Any:
-        wandb = _set_up()
-        settings = quiet_settings(wandb, INIT_SECONDS, FINISH_SECONDS)
-        try:
-            run = wandb.init(mode=mode, settings=settings, **arguments)
-        except Exception as error:
-            if mode == "offline":
-                raise
-            self._say(f"W&B cannot be reached, so the run is recorded offline: {one_line(error)}")
-            # The service keeps the id of the run that failed to start; a fresh one does not.
-            wandb.teardown()
-            mode = "offline"
-            _set_up()
-            run = wandb.init(mode=mode, settings=settings, **arguments)
-        run.define_metric("step")
-        run.define_metric("*", step_metric="step")
-        self._folder = run.settings.sync_dir
+    def _open(self, mode: Mode, arguments: dict[str, Any], held: contextlib.ExitStack) -> Any:
         if mode == "online":
-            self._link = run.url or ""
-            self._sent_step = int(run.summary.get("step", -1)) if run.resumed else -1
-            self._say(f"W&B: {self._link}")
-        else:
-            self._say(f"W&B: offline, in {self._folder}")
+            if held.enter_context(only_sender(self._run_dir, INIT_SECONDS)):
+                try:
+                    return self._open_online(arguments)
+                except Exception as error:
+                    if self._over:
+                        raise
+                    why = f"W&B cannot be reached ({one_line(error)})"
+                    # The service keeps the id of the run that failed to start; a new one does not.
+                    abandon_service()
+            else:
+                why = "W&B: another process is sending this run"
+            self._link, self._sent = "", NOTHING
+            held.close()  # for `tl sync` to send what this run leaves
+            self._say(f"{why}, so the run is recorded offline")
+        run = open_run("offline", self._settings(), arguments)
+        self._folder = run.settings.sync_dir
+        self._say(f"W&B: offline, in {self._folder}")
         return run
 
+    def _open_online(self, arguments: dict[str, Any]) -> Any:
+        run = open_run("online", self._settings(), arguments)
+        self._folder, self._link = run.settings.sync_dir, run.url or ""
+        write_place(self._run_dir, arguments, run.settings.base_url, self._link)
+        self._say(f"W&B: {self._link}")
+        self._sent = run.starting_step - 1  # the position of the last row that the server has
+        for row in self._earlier:
+            self._send(run, row)
+        return run
 
-def _set_up() -> Any:
-    """The wandb module, told to be silent; to be called again after a teardown."""
-    # wandb reports its own errors and timings to its makers. With a server that does not answer,
-    # that alone keeps a process from ending for many seconds.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    import wandb
+    def _settings(self) -> Any:
+        return quiet_settings(set_up(), INIT_SECONDS, FINISH_SECONDS)
 
-    wandb.setup(settings=wandb.Settings(silent=True))
-    return wandb
+    def _send(self, run: Any, row: Row) -> None:
+        position, values = row
+        if position > self._sent:
+            run.log(values, step=position, commit=True)
+            self._sent = position
+
+    def _end(self, run: Any, summary: dict[str, Any], state: str) -> None:
+        self._over = True
+        run.summary.update(summary)
+        if state == "preempted":
+            run.mark_preempting()
+        with contextlib.suppress(TimeoutError):
+            run.finish(exit_code=EXIT_CODES.get(state, 1))
+            self._complete = not self._link or self._has_arrived(run)
+
+    def _has_arrived(self, run: Any) -> bool:
+        """Whether the server has the last row. wandb does not say when it has given up."""
+        server, key = server_and_key(self._environ)
+        if key is None:
+            return True
+        place = {"entity": run.entity, "project": run.project, "id": run.id}
+        try:
+            return ask(server, key, place, ANSWER_SECONDS).position >= self._sent
+        except ServerError:
+            return False

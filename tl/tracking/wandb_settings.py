@@ -22,7 +22,7 @@ _MODES: dict[str, Mode] = {
     "dryrun": "offline",
     "disabled": "disabled",
 }
-_LOG_IN = "to log in: `wandb login`, or set WANDB_API_KEY"
+LOG_IN = "to log in: `wandb login`, or set WANDB_API_KEY"
 
 
 def resolve_mode(
@@ -56,14 +56,14 @@ def resolve_mode(
     if has_key():
         return "online", ""
     if mode == "online":
-        return "offline", f"W&B: {source}=online, but there is no key; {_LOG_IN}"
-    return "offline", f"W&B: there is no key, so the run is recorded offline; {_LOG_IN}"
+        return "offline", f"W&B: {source}=online, but there is no key; {LOG_IN}"
+    return "offline", f"W&B: there is no key, so the run is recorded offline; {LOG_IN}"
 
 
-def key_for(server: str, environ: Mapping[str, str]) -> bool:
-    """Whether wandb would find a key for ``server`` (a URL) in the environment or in netrc."""
-    if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
+def key_for(server: str, environ: Mapping[str, str]) -> str | None:
+    """The key that wandb would find for ``server`` (a URL) in the environment or in netrc."""
+    if environ.get("WANDB_API_KEY"):
+        return environ["WANDB_API_KEY"]
     host = urlsplit(server).netloc
     named = environ.get("NETRC")
     candidates = [named] if named else ["~/.netrc", "~/_netrc"]
@@ -72,8 +72,8 @@ def key_for(server: str, environ: Mapping[str, str]) -> bool:
             found = netrc.netrc(Path(path).expanduser()).authenticators(host)
         except (OSError, netrc.NetrcParseError):
             continue
-        return bool(found and found[2])
-    return False
+        return (found and found[2]) or None
+    return None
 
 
 def init_arguments(config: WandbConfig, run: RunInfo, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def init_arguments(config: WandbConfig, run: RunInfo, environ: Mapping[str, str]
     }
 
 
-def quiet_settings(wandb: Any, init_seconds: float, finish_seconds: float) -> Any:
+def quiet_settings(wandb: Any, init_seconds: float, finish_seconds: float, **more: Any) -> Any:
     """``wandb.Settings`` of a view that stays in the background."""
     values: dict[str, Any] = {
         "silent": True,  # its banners; the tracker says what matters in a line
@@ -108,7 +108,9 @@ def quiet_settings(wandb: Any, init_seconds: float, finish_seconds: float) -> An
         "disable_code": True,
         "init_timeout": init_seconds,
         "finish_timeout": finish_seconds,
+        "finish_timeout_raises": True,
+        **more,
     }
-    # finish_timeout is younger than the oldest wandb that the project takes.
+    # Some are younger than the oldest wandb that the project takes.
     known = wandb.Settings.model_fields
     return wandb.Settings(**{key: value for key, value in values.items() if key in known})

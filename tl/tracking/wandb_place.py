@@ -1,0 +1,77 @@
+"""wandb.json, which says where in W&B a run is; and that only one process at a time sends it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from tl.atomic import write_json_atomically
+from tl.errors import UserError
+
+FILE, LOCK = "wandb.json", ".wandb.lock"
+KEYS = ("project", "entity", "name", "group", "tags", "id")
+
+
+def write_place(run_dir: Path, arguments: dict[str, Any], server: str = "", link: str = "") -> None:
+    """Note where the run is to be in W&B, and ``server`` and ``link`` once it is there.
+
+    Part of it comes from the environment, which may be another when the run is sent later.
+    """
+    place = {key: arguments[key] for key in KEYS}
+    before = read_place(run_dir)
+    if not server and all(before.get(key) == place[key] for key in ("project", "entity", "id")):
+        server, link = before["server"], before["link"]  # it has been there, and is offline now
+    write_json_atomically(run_dir / FILE, {**place, "server": server, "link": link})
+
+
+def read_place(run_dir: Path) -> dict[str, Any]:
+    """What `write_place` wrote; empty if it never has.
+
+    Raises:
+        UserError: the file is not one that `write_place` wrote.
+    """
+    path = run_dir / FILE
+    try:
+        place = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}. Put it right, or delete it.") from None
+    if not isinstance(place, dict) or place.keys() != {*KEYS, "server", "link"}:
+        raise UserError(f"{path} does not say where in W&B the run is. Delete it.")
+    return place
+
+
+@contextlib.contextmanager
+def only_sender(run_dir: Path, seconds: float) -> Iterator[bool]:
+    """Whether this process may send the run; false if for ``seconds`` another one does.
+
+    Two that send one run would each count its rows for themselves. The lock is gone with the
+    process that holds it, however that ends, and its children do not hold it. Where the file
+    system has no locks, or may not be written, nobody is kept from sending.
+    """
+    try:
+        file = (run_dir / LOCK).open("a")
+    except OSError:
+        yield True
+        return
+    with file:
+        yield _lock(file, time.monotonic() + seconds)
+
+
+def _lock(file: TextIO, deadline: float) -> bool:
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except (BlockingIOError, PermissionError):  # which of them depends on the system
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+        except OSError:
+            return True

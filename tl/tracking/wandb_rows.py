@@ -1,0 +1,50 @@
+"""Which row of a W&B run is which line of the record, so that each is sent once.
+
+A row's position is made of its step and of how many lines of that step came before it. It does not
+depend on what was logged earlier, so it is the same for a step that is done again after a crash,
+whatever `tracking.log_every` was and is.
+
+The position is sent as wandb's own step (``_step``). Of that the server tells the last one when a
+run is resumed, from the rows that it has. The run's summary would not do: the server may have it
+before, or long after, the row it was made of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+ROWS_PER_STEP = 100
+NOTHING = -1
+"""the position before the first row"""
+Row = tuple[int, dict[str, Any]]
+"""a position and the values there"""
+
+
+class Positions:
+    """Gives each line its position; to be told of the lines in the order of the record."""
+
+    def __init__(self) -> None:
+        self._step, self._lines = NOTHING, 0
+
+    def of(self, step: int) -> int:
+        """The position of the next line, which is one of ``step``."""
+        self._lines = self._lines + 1 if step == self._step else 0
+        self._step = step
+        if self._lines >= ROWS_PER_STEP:
+            raise ValueError(f"more than {ROWS_PER_STEP} lines of metrics for step {step}")
+        return step * ROWS_PER_STEP + self._lines
+
+
+def rows_of(lines: Iterable[dict[str, Any]], positions: Positions) -> list[Row]:
+    """What W&B gets for lines of the record; ``positions`` has seen those before them."""
+    return [(positions.of(line["step"]), _row(line)) for line in lines]
+
+
+def _row(line: dict[str, Any]) -> dict[str, Any]:
+    # null is how the record writes a value that is not finite.
+    row = {key: math.nan if value is None else value for key, value in line.items()}
+    if "time" in row:  # when it happened, which is not when it is sent
+        row["_timestamp"] = row.pop("time")
+    return row

@@ -1,0 +1,68 @@
+"""The wandb module and its service, as both the tracker and `tl sync` use them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+
+from tl.tracking.wandb_settings import key_for
+
+
+def set_up() -> Any:
+    """The wandb module, told to be silent; to be called again after a teardown."""
+    # wandb reports its own errors and timings to its makers. With a server that does not answer,
+    # that alone keeps a process from ending for many seconds.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(silent=True))
+    return wandb
+
+
+def server_and_key(environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """The URL of the server that wandb talks to, and the key for it, if there is one."""
+    settings = set_up().setup().settings
+    return settings.base_url, settings.api_key or key_for(settings.base_url, environ)
+
+
+def has_credentials(environ: Mapping[str, str]) -> bool:
+    """Whether wandb can log in. It may do so by a token in place of a key."""
+    return bool(environ.get("WANDB_IDENTITY_TOKEN_FILE") or server_and_key(environ)[1])
+
+
+def open_run(mode: str, settings: Any, arguments: dict[str, Any]) -> Any:
+    """``wandb.init``, with ``step`` as the axis of all metrics.
+
+    wandb's own step, which would be it, is a row's position (`tl.tracking.wandb_rows`).
+    """
+    run = set_up().init(mode=mode, settings=settings, **arguments)
+    run.define_metric("step")
+    run.define_metric("*", step_metric="step")
+    return run
+
+
+def kill_service() -> None:
+    """End wandb's service at once: one that hangs would keep this process from ending for ever."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.name().startswith("wandb-"):
+                for process in (*child.children(), child):
+                    process.kill()
+
+
+def abandon_service() -> None:
+    """End wandb's service and make wandb forget it, so that the next `set_up` starts a new one.
+
+    Left to itself, wandb waits for what the service still has to send, and tries once more when the
+    process ends, which fails in many lines.
+    """
+    kill_service()
+    # It exits as its service did, which was killed.
+    with contextlib.suppress(Exception, SystemExit):
+        import wandb
+
+        wandb.teardown()
