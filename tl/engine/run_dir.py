@@ -16,8 +16,9 @@ from tl.arguments import Loaded
 from tl.atomic import write_text_atomically
 from tl.config import Config
 from tl.errors import UserError
+from tl.tracking.tracker import CONFIG, RUN_ID
 
-CONFIG, RUN_ID, LOCK = "config.yaml", "run_id", ".lock"
+LOCK = ".lock"
 SECONDS_TO_WAIT_FOR_ANOTHER = 60.0
 """An orphan whose launcher was killed stops after its step, and writes a checkpoint before."""
 

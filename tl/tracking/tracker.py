@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 Metrics = dict[str, float | int | str]
 
+CONFIG, RUN_ID, SUMMARY = "config.yaml", "run_id", "summary.json"
+"""What a run's folder says of the run as a whole; `tl.engine` writes them."""
+
 
 @dataclass(frozen=True)
 class RunInfo:
