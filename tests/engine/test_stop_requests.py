@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -143,34 +145,39 @@ print(requests.reason)
 """
 
 
-def listener(what: str) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def listener(what: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-c", LISTEN, what],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("number", stop_requests.SIGNALS)
 def test_a_signal_is_a_reason_and_an_echo_of_it_no_second_one(number: signal.Signals) -> None:
-    process = listener("0.5")
-    process.send_signal(number)
-    time.sleep(0.05)
-    process.send_signal(number)  # as a launcher passes on what a terminal has sent to all
-    out, errors = process.communicate(timeout=20)
+    with listener("0.5") as process:
+        process.send_signal(number)
+        time.sleep(0.05)
+        process.send_signal(number)  # as a launcher passes on what a terminal has sent to all
+        out, errors = process.communicate(timeout=20)
     assert process.returncode == 0, errors
     assert out.splitlines()[-1] == number.name
     assert "a second signal ends it at once" in out
 
 
 def test_a_second_signal_ends_the_process_whatever_it_does() -> None:
-    process = listener("busy")
-    process.send_signal(signal.SIGTERM)
-    time.sleep(1.3)
-    process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=20)
+    with listener("busy") as process:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(1.3)
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=20)
     assert process.returncode == 128 + signal.SIGINT
     assert "last words" in out
     assert "ended at once by a second signal, SIGINT" in errors

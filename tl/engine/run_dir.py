@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import secrets
 import socket
@@ -16,6 +14,7 @@ from tl.arguments import Loaded
 from tl.atomic import write_text_atomically
 from tl.config import Config
 from tl.errors import UserError
+from tl.file_lock import lock
 from tl.tracking.tracker import CONFIG, RUN_ID
 
 LOCK = ".lock"
@@ -62,11 +61,7 @@ def choose(config: Config, resume: str) -> Path:
 
 
 class Lock:
-    """Keeps two jobs from writing to one folder, such as one that was requeued and its orphans.
-
-    It is the system's own lock on a file, which ends with the process however that ends, and
-    which forked loader workers do not inherit.
-    """
+    """Keeps two jobs from writing to one folder, such as one that was requeued and its orphans."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK
@@ -80,32 +75,19 @@ class Lock:
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a+")
+            file = self._file = self._path.open("a+")
         except OSError as error:
             raise UserError(_cannot_write(self._path.parent, error)) from error
-        since, told = time.monotonic(), False
-        while not self._try():
-            self._file.seek(0)
-            other = f"{self._file.read().strip()} writes to {self._path.parent}"
-            if time.monotonic() - since > SECONDS_TO_WAIT_FOR_ANOTHER:
-                self.release()
-                raise UserError(f"{other}: end it, or give another run_dir")
-            if not told:
-                say(f"{other}: waiting for it to end")
-                told = True
-            time.sleep(0.2)
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        self._file.flush()
-
-    def _try(self) -> bool:
-        assert self._file is not None
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            # Some network file systems have no locks: then there is none.
-            return error.errno not in (errno.EACCES, errno.EAGAIN)
-        return True
+        file.seek(0)
+        other = f"{file.read().strip()} writes to {self._path.parent}"
+        if not lock(
+            file, SECONDS_TO_WAIT_FOR_ANOTHER, lambda: say(f"{other}: waiting for it to end")
+        ):
+            self.release()
+            raise UserError(f"{other}: end it, or give another run_dir")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
 
     def release(self) -> None:
         if self._file is not None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tl.atomic import write_json_atomically
 from tl.errors import UserError
+from tl.file_lock import lock
 
 FILE, LOCK = "wandb.json", ".wandb.lock"
 KEYS = ("project", "entity", "name", "group", "tags", "id")
@@ -51,9 +50,8 @@ def read_place(run_dir: Path) -> dict[str, Any]:
 def only_sender(run_dir: Path, seconds: float) -> Iterator[bool]:
     """Whether this process may send the run; false if for ``seconds`` another one does.
 
-    Two that send one run would each count its rows for themselves. The lock is gone with the
-    process that holds it, however that ends, and its children do not hold it. Where the file
-    system has no locks, or may not be written, nobody is kept from sending.
+    Two that send one run would each count its rows for themselves. Where the folder may not be
+    written nobody is kept from sending.
     """
     try:
         file = (run_dir / LOCK).open("a")
@@ -61,17 +59,4 @@ def only_sender(run_dir: Path, seconds: float) -> Iterator[bool]:
         yield True
         return
     with file:
-        yield _lock(file, time.monotonic() + seconds)
-
-
-def _lock(file: TextIO, deadline: float) -> bool:
-    while True:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except (BlockingIOError, PermissionError):  # which of them depends on the system
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.2)
-        except OSError:
-            return True
+        yield lock(file, seconds)
