@@ -33,6 +33,7 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert "python3 -m venv .venv" in lines
 
 
+@pytest.mark.slow
 def test_the_quickstart_shows_what_transfer_buys(tmp_path: Path) -> None:
     """Word for word, with a folder to write to. Two minutes are what it may take on two cores."""
     accelerate = str(Path(sys.executable).with_name("accelerate"))

@@ -26,6 +26,7 @@ def run(config: str, shared: str, run_dir: str, seed: int) -> dict[str, Any]:
     return engine_run.run(load(CONFIGS / f"{config}.yaml", overrides, environ={}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "seed", "least", "trainable"),
     [

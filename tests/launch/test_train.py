@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,24 +55,33 @@ def launch(launcher: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Compl
     )  # fmt: skip
 
 
-def test_all_launchers_give_the_same_summary(tmp_path: Path) -> None:
-    """And from any folder: the run is started from a temporary one."""
+def launchers_agree(launchers: Iterable[str], folder: Path, images: int) -> None:
+    """From any folder: the runs are started from a temporary one."""
     summaries = {}
-    for launcher in LAUNCHERS:
-        done = launch(launcher, *SMALL, f"run_dir={launcher}", cwd=tmp_path)
+    sizes = (f"data.max_train={images}", f"data.max_val={images}")
+    for launcher in launchers:
+        done = launch(launcher, *SMALL, *sizes, f"run_dir={launcher}", cwd=folder)
         assert done.returncode == 0, done.stderr
-        summaries[launcher] = json.loads((tmp_path / launcher / "summary.json").read_text())
-    assert (
-        summaries["torchrun-2"]["num_processes"] == summaries["accelerate-2"]["num_processes"] == 2
-    )
+        summaries[launcher] = json.loads((folder / launcher / "summary.json").read_text())
     reference = summaries["python"]
-    for summary in summaries.values():
+    for launcher, summary in summaries.items():
+        assert summary["num_processes"] == (2 if launcher.endswith("-2") else 1)
         assert summary["val/accuracy"] == reference["val/accuracy"]
         assert summary["last/val/accuracy"] == reference["last/val/accuracy"]
         # Float32 sums in another order, over four steps of a convex problem.
         assert summary["val/loss"] == pytest.approx(reference["val/loss"], rel=1e-5)
         for exact in ("steps", "images", "trainable_parameters", "frozen_parameters", "best_step"):
             assert summary[exact] == reference[exact]
+
+
+def test_launchers_give_the_same_summary(tmp_path: Path) -> None:
+    launchers_agree(["python", "accelerate-2"], tmp_path, images=13)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("images", [1, 2, 13, 53])
+def test_all_launchers_give_the_same_summary(tmp_path: Path, images: int) -> None:
+    launchers_agree(LAUNCHERS, tmp_path, images)
 
 
 def test_a_launcher_that_starts_fewer_processes_than_asked_for_is_found_out(tmp_path: Path) -> None:
@@ -85,6 +94,7 @@ def test_a_launcher_that_starts_fewer_processes_than_asked_for_is_found_out(tmp_
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_accelerate_config_for_two_cpu_processes_starts_two(tmp_path: Path) -> None:
     config = ROOT / "configs" / "accelerate" / "cpu_2_processes.yaml"
     command = [str(BIN / "accelerate"), "launch", "--config_file", str(config), TRAIN, *SMALL]
