@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tl.errors import OnOneProcessError, UserError, did_you_mean, unknown
+from tl.errors import OnOneProcessError, UserError, brief, did_you_mean, printable, unknown
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,24 @@ def test_a_long_list_of_names_is_cut_and_counted() -> None:
     text = str(unknown("class", "x", [f"class{i:03}" for i in range(50)]))
     assert "class019, … (50 in all)" in text
     assert "class020" not in text
+
+
+@given(st.text())
+def test_what_is_printable_is_one_line_that_steers_nothing(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    assert len(shown.splitlines()) <= 1
+    assert shown == text or not text.isprintable()
+
+
+def test_what_is_not_printable_is_escaped_so_that_it_can_be_typed() -> None:
+    assert printable("Käfer 甲\n\x1b[2J\u202e\udcff") == r"Käfer 甲\n\x1b[2J\u202e\xff"
+    assert printable("a\n\tb\r", keep="\n\t") == "a\n\tb\\r"
+
+
+def test_a_long_value_is_cut_in_a_message() -> None:
+    assert brief("a" * 50) == repr("a" * 50)
+    assert brief([1] * 5000, most=10) == "[1, 1, 1, … (15,000 characters)"
 
 
 def test_a_mistake_of_one_process_is_a_mistake_of_the_user() -> None:

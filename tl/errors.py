@@ -29,6 +29,29 @@ class PeerFailed(Exception):
     """Another process has failed and says so itself: this one ends without a word."""
 
 
+def printable(text: str, keep: str = "") -> str:
+    """``text`` with escapes for what is no visible letter or space, but for those in ``keep``.
+
+    A file may be called anything: a line feed in its name could pass for a message of ours, and
+    other characters steer terminals. A byte that is no UTF-8, in Python a lone surrogate, looks
+    like ``\\xff``.
+    """
+    return "".join(c if c.isprintable() or c in keep else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def brief(value: object, most: int = 200) -> str:
+    """``repr`` of a value for a message, cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest candidate, or ``""`` if none is near."""
     known = sorted(set(map(str, candidates)))

@@ -12,24 +12,44 @@ What a file becomes:
   JPEGs included), YCbCr, LAB, HSV, and colour of 16 bits, of which the upper 8 count (a
   transparent colour of a 16-bit RGB PNG is not looked for).
 * Embedded ICC profiles are not applied, as in torchvision and in the ImageNet training recipes.
+
+Decoding takes 25 bytes of memory for each pixel at most (JPEG 2000; most formats take 4 to 12), so
+for an image of `MAX_PIXELS` 2.2 GB; what stands beside the pixels is limited by
+`tl.data.image_limits`. Each process, and each of its loader workers, decodes one image at a time.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from tl.data.image_limits import (
+    BYTES_PER_PIXEL,
+    Metered,
+    check_scans,
+    limit_besides_pixels,
+    open_image_file,
+)
+from tl.errors import printable
 
 MAX_PIXELS = 89_478_485
 """Images of more pixels are refused before they are decoded: Pillow's own limit for a warning,
 256 MiB of RGB. A file of a few kilobytes can claim to be larger than any memory."""
 
+MAX_SIDE = 2**20
+"""Nor may a side be longer: for each row Pillow keeps a pointer, larger than the pixel of an image
+that is one pixel wide."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000")
 """What is read, whatever the file's ending says. A closed list, since Pillow hands some formats
 (EPS) to an external program, and what is read must never be executed."""
+
+_PIECE = 2**18  # pixels
 
 # EXIF tag 0x0112 says where row 0 and column 0 of the stored pixels belong.
 _ORIENTATION_TAG = 0x0112
@@ -53,7 +73,8 @@ class BadImage(Exception):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.reason}" if self.reason else self.name
+        # One line, whatever the name holds: it is for a log, and for the eye.
+        return printable(f"{self.name}: {self.reason}" if self.reason else self.name)
 
 
 def read_rgb(
@@ -71,8 +92,9 @@ def read_rgb(
         name: what to call the image in an error; by default the path.
 
     Raises:
-        BadImage: it is missing, unreadable, empty, truncated, damaged, of another format than
-            `FORMATS`, without pixels, or larger than `MAX_PIXELS`.
+        BadImage: it is missing, no file, unreadable, empty, truncated, damaged, of another format
+            than `FORMATS`, without pixels, larger than `MAX_PIXELS` or `MAX_SIDE`, or costlier than
+            `tl.data.image_limits` allows.
     """
     try:
         # Pillow warns about damaged EXIF blocks and the like, once for each file, which nobody
@@ -83,7 +105,7 @@ def read_rgb(
             if isinstance(source, Image.Image):
                 return _to_rgb(source, background)
             if isinstance(source, str | Path):
-                with Path(source).open("rb") as file:
+                with open_image_file(Path(source)) as file:
                     return _decode(file, background)
             return _decode(source, background)
     except Exception as error:  # Pillow's readers raise a dozen kinds on damaged files
@@ -91,14 +113,18 @@ def read_rgb(
 
 
 def _decode(file: BinaryIO, background: tuple[int, int, int]) -> Image.Image:
+    metered = Metered(file, limit_besides_pixels(file))
     try:
-        image = Image.open(file, formats=FORMATS)
+        image = Image.open(cast(BinaryIO, metered), formats=FORMATS)
     except UnidentifiedImageError:
         file.seek(0)
         if not file.read(1):
             raise ValueError("the file is empty (0 bytes)") from None
         raise ValueError(f"damaged, or none of the formats {', '.join(FORMATS)}") from None
     with image:
+        metered.left += BYTES_PER_PIXEL * image.width * image.height
+        if image.format in ("JPEG", "MPO"):
+            check_scans(file)
         return _to_rgb(image, background)
 
 
@@ -108,6 +134,8 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
         raise ValueError(f"it has no pixels: {width}×{height}")
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width}×{height} is more than {MAX_PIXELS:,} pixels")
+    if max(width, height) > MAX_SIDE:
+        raise ValueError(f"{width}×{height} has a side of more than {MAX_SIDE:,} pixels")
     image.load()
     turn = _turn(image)  # after load: TIFF turns itself there, PNG may have its EXIF at the end
     rgb = _colours(image, background)
@@ -131,7 +159,7 @@ def _colours(image: Image.Image, background: tuple[int, int, int]) -> Image.Imag
     if image.has_transparency_data:
         if image.mode == "La":  # premultiplied grey, which Pillow converts to LA only
             image = image.convert("LA")
-        over = image.convert("RGBA")
+        over = image if image.mode == "RGBA" else image.convert("RGBA")
         canvas = Image.new("RGB", image.size, tuple(background))
         canvas.paste(over, mask=over)
         return canvas
@@ -141,19 +169,44 @@ def _colours(image: Image.Image, background: tuple[int, int, int]) -> Image.Imag
 def _eight_bits(image: Image.Image) -> Image.Image:
     """16- or 32-bit grey as L, or as LA where one value means transparent (PNG's tRNS)."""
     full = 1.0 if image.mode == "F" else 65535.0
-    values = np.asarray(image if image.mode == "F" else image.convert("I"), dtype=np.float64)
-    low, high = float(values.min()), float(values.max())
+    low, high = np.inf, -np.inf
+    for _, values in _pieces(image):
+        low, high = np.minimum(low, values.min()), np.maximum(high, values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError("it has pixels that are NaN or infinite")
     if low < 0 or high > full:
-        scaled = (values - low) / max(high - low, np.finfo(np.float64).tiny)
+        offset, span = low, max(high - low, np.finfo(np.float64).tiny)
     else:
-        scaled = values / full
-    grey = Image.fromarray(np.rint(scaled * 255).astype(np.uint8))
+        offset, span = 0.0, full
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    grey = Image.new("L", image.size)
+    alpha = Image.new("L", image.size) if isinstance(transparent, int) else None
+    for corner, values in _pieces(image):
+        scaled = np.rint((values - offset) / span * 255)
+        grey.paste(Image.fromarray(scaled.astype(np.uint8)), corner)
+        if alpha is not None:
+            opaque = np.where(values == transparent, 0, 255)
+            alpha.paste(Image.fromarray(opaque.astype(np.uint8)), corner)
+    if alpha is not None:
+        grey.putalpha(alpha)
     return grey
+
+
+def _pieces(image: Image.Image) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+    """The corners and float64 values of parts that make up the image.
+
+    As a whole it would take 32 bytes a pixel to scale.
+    """
+    width, height = image.size
+    columns = min(width, _PIECE)
+    rows = max(1, _PIECE // columns)
+    for left in range(0, width, columns):
+        for top in range(0, height, rows):
+            box = (left, top, min(left + columns, width), min(top + rows, height))
+            piece = image.crop(box)
+            if piece.mode != "F":
+                piece = piece.convert("I")
+            yield (left, top), np.asarray(piece, dtype=np.float64)
 
 
 def _name_of(source: str | Path | BinaryIO | Image.Image) -> str:
