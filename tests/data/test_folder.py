@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tl.config import DataConfig
-from tl.data import folder as folder_module
+from tl.data.image_tree import ImageTree
 from tl.data.images import BadImage
 from tl.data.sources import open_source
 from tl.errors import UserError
@@ -88,14 +88,14 @@ def test_a_class_may_be_called_train(tmp_path):
 
 def test_the_split_does_not_depend_on_listing_order_or_place(tmp_path, monkeypatch):
     first = opened(flat(tmp_path / "a"))
-    entries = folder_module._Tree._entries
+    entries = ImageTree._entries
 
     def shuffled(tree, below):
         found = entries(tree, below)
         random.Random(1).shuffle(found)
         return found
 
-    monkeypatch.setattr(folder_module._Tree, "_entries", shuffled)
+    monkeypatch.setattr(ImageTree, "_entries", shuffled)
     second = opened(flat(tmp_path / "b"))
     assert list(first.train.names) == list(second.train.names)
     assert list(first.val.names) == list(second.val.names)
@@ -155,6 +155,40 @@ def test_links_are_followed_but_not_for_ever(tmp_path):
     assert source.train.labels.tolist() == [0, 0, 0, 0, 1, 1]
     with pytest.raises(BadImage, match="No such file"):
         source.train.read(list(source.train.names).index("train/ants/broken.png"))
+
+
+def test_what_is_called_like_an_image_counts_as_one_or_is_named(tmp_path):
+    ants = pair(tmp_path) / "train" / "ants"
+    os.mkfifo(ants / "pipe.png")
+    os.mkfifo(ants / "pipe.txt")
+    (ants / "self.png").symlink_to("self.png")
+    put(tmp_path, "train/ants/folder.png/inside.png")
+    (ants / "empty\n.jpg").mkdir()
+    source = opened(tmp_path)
+    assert list(source.train.names)[:5] == [
+        f"train/ants/{name}"
+        for name in ("1.png", "2.png", "folder.png/inside.png", "pipe.png", "self.png")
+    ]
+    assert source.notes == (
+        "ignored 1 file whose ending is none of .bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff,"
+        " .webp: 1 .txt (train/ants/pipe.txt)",
+        "2 folders are called like an image; what is inside counts:"
+        r" train/ants/empty\n.jpg, train/ants/folder.png",
+    )
+    for name in ("pipe", "self"):
+        with pytest.raises(BadImage):
+            source.train.read(list(source.train.names).index(f"train/ants/{name}.png"))
+
+
+def test_links_do_not_multiply_without_end(tmp_path):
+    """40 folders, each with two links to the next: a million million ways to the last."""
+    put(pair(tmp_path / "data"), "../far/39/1.png")
+    for i in range(39):
+        for link in "ab":
+            (tmp_path / "far" / str(i)).mkdir(exist_ok=True)
+            (tmp_path / "far" / str(i) / link).symlink_to(tmp_path / "far" / str(i + 1))
+    (tmp_path / "data/train/ants/far").symlink_to(tmp_path / "far" / "0")
+    assert "in more than 100 ways. Remove" in mistake(tmp_path / "data")
 
 
 def test_reading_gives_rgb_and_errors_name_the_whole_path(tmp_path):

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tl.errors import UserError, unknown
+from tl.errors import UserError, printable, unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +154,7 @@ def fingerprint(split: Split) -> str:
 
 def some(names: Collection[str], most: int = 3) -> str:
     """The first names of a list, and how many more there are: ``"a, b, c and 4 more"``."""
-    shown = ", ".join(list(names)[:most])
+    shown = ", ".join(map(printable, list(names)[:most]))
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
