@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 
 import numpy as np
@@ -49,6 +50,30 @@ def test_the_plain_view_is_torchvisions_bit_for_bit(
     ours = plain_view(preprocessing_of(architecture, weights))(image)
     assert ours.dtype == torch.float32
     assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("augment", ["none", *RANDOM])
+@pytest.mark.parametrize("size", [(1, 65_535), (1_000_000, 3)])
+def test_an_image_that_is_long_and_thin_takes_little_memory(
+    augment: str, size: tuple[int, int]
+) -> None:
+    """Resized to 256 pixels at its shorter side, it would have billions."""
+    large = Preprocessing(256, 224, (0.5,) * 3, (0.5,) * 3, "bilinear")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert augmented_view(large, augment)(noise(size)).shape == (3, 224, 224)
+    # A few copies of three million pixels, and 256 × 25,600.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+@pytest.mark.parametrize("size", [(3, 301), (3, 4000), (1001, 4)])
+def test_of_an_image_that_is_long_and_thin_the_middle_is_seen(size: tuple[int, int]) -> None:
+    image = noise(size)
+    whole = tv.get_model_weights("resnet18").DEFAULT.transforms()(image)
+    seen = plain_view(preprocessing_of("resnet18", "DEFAULT"))(image)
+    # The whole is resized to a whole number of pixels, and so is the middle: a pixel of the image
+    # is stretched over 60 or more, and lies at most one of them elsewhere.
+    shifted = torch.stack([whole.roll(shift, dim) for dim in (1, 2) for shift in (-1, 0, 1)])
+    assert (seen - shifted).abs().amin(0).mean() < 0.02
 
 
 @pytest.mark.parametrize("augment", ["none", *RANDOM])

@@ -19,11 +19,26 @@ from tl.randomness import seed_of
 
 Transform = Callable[[Image.Image], Tensor]
 
+LONGEST = 100
+"""Of an image that is more than this many times as long as wide, the middle is taken. To resize the
+shorter side of one of 1×65,535 pixels, a JPEG of 17 kB, to 256 would take 12 gigabytes; and what
+lies further out is cut off afterwards."""
+
 
 def _to_unit(image: Tensor) -> Tensor:
     """uint8 0…255 to float32 0…1. Divided, as in torchvision's recipes: `v2.ToDtype` multiplies
     by 1/255, and its last bit differs."""
     return image.to(torch.float32) / 255
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """The image, or its middle if it is longer than `LONGEST` times its width."""
+    shorter = min(image.size)
+    margins = [max(0, side - LONGEST * shorter) // 2 for side in image.size]
+    if not any(margins):
+        return image
+    left, top = margins
+    return image.crop((left, top, image.width - left, image.height - top))
 
 
 def _to_input(preprocessing: Preprocessing) -> list[Callable]:
@@ -39,6 +54,7 @@ def plain_view(preprocessing: Preprocessing) -> Transform:
     interpolation = v2.InterpolationMode(preprocessing.interpolation)
     return v2.Compose(
         [
+            _middle,
             v2.Resize(preprocessing.resize_size, interpolation, antialias=preprocessing.antialias),
             v2.CenterCrop(preprocessing.crop_size),
             *_to_input(preprocessing),
