@@ -1,4 +1,4 @@
-"""Files that hold the old text or the new one, never half of it; and JSON that any reader takes."""
+"""Files that hold the old text or the new one, never half of it; JSON that any reader takes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,21 @@ def write_json_atomically(path: Path, value: Any) -> None:
 
 def to_json(value: Any, indent: int | None = None) -> str:
     """``value`` as JSON. NaN and infinities, which JSON does not have, become null."""
-    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    # A file name that is no UTF-8 holds lone surrogates; UTF-8 cannot, but JSON has escapes.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def from_json(text: str | bytes) -> Any:
+    """The value that JSON stands for.
+
+    Raises:
+        ValueError: it is not JSON, or nested more deeply than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _finite(value: Any) -> Any:

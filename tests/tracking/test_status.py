@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tl.atomic import write_json_atomically, write_text_atomically
+from tl.atomic import from_json, write_json_atomically, write_text_atomically
 from tl.errors import UserError
 from tl.tracking.status import read_status, write_status
 
@@ -46,6 +46,24 @@ def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_name_that_is_no_utf_8_comes_back(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    write_status(tmp_path, "failed", 1, 2, f"cannot decode {name}")
+    status = read_status(tmp_path)
+    assert status is not None
+    assert status["message"] == f"cannot decode {name}"
+    assert (tmp_path / "status.json").read_text("utf-8").count("caf\\udce9.png") == 1
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "9" * 5000, "\ufeff", ""])
+def test_what_is_no_json_that_python_can_read_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever it says
+        from_json(text)
+    (tmp_path / "status.json").write_text(text)
+    with pytest.raises(UserError, match="is not JSON"):
+        read_status(tmp_path)
 
 
 def test_nan_is_null_however_deep(tmp_path: Path) -> None:

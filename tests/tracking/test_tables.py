@@ -39,6 +39,14 @@ def test_brackets_in_a_name_are_no_markup() -> None:
     assert any("[red]cat[/red]" in line for line in printed(key_values("", {"[red]cat[/red]": 1})))
 
 
+def test_a_name_does_not_steer_the_terminal() -> None:
+    name = "\x1b[2J\x07\nerror: \udcff"
+    for shown in (table("", ["class"], [[name]]), key_values("", {name: name})):
+        text = "\n".join(printed(shown))
+        assert r"\x1b[2J\x07\nerror: \xff" in text
+        assert "\x1b" not in text
+
+
 def test_values_are_written_for_people() -> None:
     given = [None, True, False, 1234567, 0.25, 1e-5, 12345.678, "text"]
     assert list(map(format_value, given)) == [

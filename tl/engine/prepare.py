@@ -10,6 +10,7 @@ import torch
 from tl.config import Config, Phase
 from tl.data.split import Source, some
 from tl.engine.runtime import Runtime
+from tl.errors import printable
 from tl.freeze_plan import freeze_plan, random_and_frozen
 from tl.freezing import freeze, trainable_names
 from tl.models import saved, weight_files, weights, zoo
@@ -111,7 +112,9 @@ def show_plan(
 
 def describe_source(source: Source) -> str:
     """Two lines on the images and their classes."""
-    names = ", ".join(source.classes[:8]) + (", …" if len(source.classes) > 8 else "")
+    names = ", ".join(map(printable, source.classes[:8])) + (
+        ", …" if len(source.classes) > 8 else ""
+    )
     return (
         f"data: {source.name}, {len(source.train):,} training and {len(source.val):,} validation "
         f"images\n{len(source.classes)} classes: {names}"

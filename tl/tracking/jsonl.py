@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-from tl.atomic import to_json, write_text_atomically
+from tl.atomic import from_json, to_json, write_text_atomically
 from tl.errors import UserError
 from tl.tracking.tracker import Metrics, RunInfo
 
@@ -84,7 +83,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     lines = []
     for number, text in enumerate(complete, start=1):
         try:
-            line = json.loads(text)
+            line = from_json(text)
             if not isinstance(line, dict) or not isinstance(line.get("step"), int):
                 raise ValueError("no object with a `step`")
         except ValueError as error:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from tl.atomic import write_json_atomically
+from tl.atomic import from_json, write_json_atomically
 from tl.errors import UserError
 
 State = Literal["running", "done", "failed", "preempted"]
@@ -39,7 +38,7 @@ def read_status(run_dir: Path) -> dict[str, Any] | None:
     """
     path = run_dir / FILE
     try:
-        status = json.loads(path.read_text(encoding="utf-8"))
+        status = from_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -9,6 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from tl.errors import printable
+
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """A table of plain values.
@@ -38,7 +40,7 @@ def key_values(title: str, values: Mapping[str, Any]) -> Table:
     result.add_column("key", no_wrap=True)
     result.add_column("value", overflow="fold")
     for key, value in values.items():
-        result.add_row(Text(key), Text(format_value(value)))
+        result.add_row(Text(printable(key)), Text(format_value(value)))
     return result
 
 
@@ -52,7 +54,7 @@ def format_value(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.1f}" if 1000 <= abs(value) < 1e9 else f"{value:#.4g}"
-    return str(value)
+    return printable(str(value))
 
 
 def _is_number(value: Any) -> bool:
