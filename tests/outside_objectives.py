@@ -9,7 +9,7 @@ import resource
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -94,6 +94,16 @@ class PullToStart(Supervised):
         head = next(p for n, p in self.network.model.named_parameters() if p.requires_grad)
         distance = (head - self.start).square().sum()
         return {**output, "loss": output["loss"] + 0.01 * self.strength.square() * distance}
+
+
+class Remembers(Supervised):
+    """Cross-entropy, and a list of the images that were trained on, as numbers in the data."""
+
+    seen: ClassVar[list[int]] = []
+
+    def forward(self, batch: dict[str, Any], progress: float) -> dict[str, Tensor]:
+        self.seen += batch["id"][batch["weight"] > 0].tolist()
+        return super().forward(batch, progress)
 
 
 class Poisoned(Supervised):
