@@ -17,6 +17,17 @@ from PIL import Image
 
 from tl.config import DataConfig
 
+
+class Evil:
+    """Its pickle makes a folder when it is loaded as pickles used to be: the sentinel."""
+
+    def __init__(self, sentinel: Path) -> None:
+        self.sentinel = str(sentinel)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.mkdir, (self.sentinel,)
+
+
 MODES = [
     "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV",
     "I", "I;16", "I;16B", "I;16L", "F",

@@ -65,4 +65,6 @@ def unknown(kind: str, name: str, candidates: Iterable[str], where: str = "") ->
     known = sorted(set(map(str, candidates)))
     shown = ", ".join(known[:20]) + (f", … ({len(known)} in all)" if len(known) > 20 else "")
     place = f" ({where})" if where else ""
-    return UserError(f"unknown {kind} {name!r}{place}.{did_you_mean(name, known)} Known: {shown}.")
+    return UserError(
+        f"unknown {kind} {brief(name)}{place}.{did_you_mean(name, known)} Known: {shown}."
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision.datasets
+from hostile_files import Evil
 from PIL import Image
 
 from tl.config import DataConfig
@@ -147,6 +148,20 @@ def test_other_mistakes(tmp_path):
     assert "needs data.root" in mistake("CIFAR10")
     assert "Did you mean 'CIFAR10'?" in mistake("CIFAR1O", tmp_path)
     assert "is not supported: it needs annFile" in mistake("CocoDetection", tmp_path)
+
+
+def test_a_pickle_of_a_data_set_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evil = pickle.dumps(Evil(tmp_path / "ran"))
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    for name in ("data_batch_1", "test_batch", "batches.meta"):
+        (tmp_path / "cifar-10-batches-py" / name).write_bytes(evil)
+    assert "is not complete" in mistake("CIFAR10", tmp_path)
+    # torchvision itself would unpickle this one, before it looks at anything else.
+    (tmp_path / f"_cache_{''.join(c for c in str(tmp_path) if c.isalpha())}").write_bytes(evil)
+    for name in ("LSUN", "LSUNClass"):
+        assert "it reads a pickle, which can run code" in mistake(name, tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
 def _open_and_report(root: Path, results) -> None:

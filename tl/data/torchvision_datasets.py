@@ -45,13 +45,22 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "FakeData": {"size": 200, "image_size": (3, 32, 32)},  # to try things out, so small
 }
 
+# They unpickle, unchecked, a list that they expect in the working folder; and have no labels.
+# (CIFAR unpickles too, but only files of known sums.)
+RUN_CODE = ("LSUN", "LSUNClass")
+
 
 def named(name: str) -> partial[Source]:
     """The source ``torchvision:name``: a function ``(data, seed) -> Source``.
 
     Raises:
-        UserError: torchvision has no such data set.
+        UserError: torchvision has no such data set, or it runs code that it finds in a file.
     """
+    if name in RUN_CODE:
+        raise UserError(
+            f"data.source torchvision:{name} is not supported: it reads a pickle, which can run"
+            " code. Save its images into a folder for each class"
+        )
     known = [
         known
         for known in torchvision.datasets.__all__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +10,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from torchvision.models import WeightsEnum
+from torchvision.transforms import InterpolationMode
 
-from tl.errors import UserError
+from tl.atomic import from_json
+from tl.errors import UserError, brief
 from tl.models import published, timm_models, weight_files
+from tl.models.zoo import LARGEST_SIZE
+
+_INTERPOLATIONS = [mode.value for mode in InterpolationMode]
 
 
 @dataclass(frozen=True)
@@ -40,17 +44,20 @@ class Preprocessing:
                 **{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])},
             )
         except (KeyError, TypeError) as error:
-            raise UserError(f"preprocessing {dict(values)} is not complete: {error}") from error
-        numbers = (*made.mean, *made.std)
+            raise UserError(f"preprocessing {brief(values)} is not complete: {error}") from error
+        sizes = (made.resize_size, made.crop_size)
         if (
-            not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
-            or len(made.mean) != len(made.std)
+            not all(isinstance(n, (int, float)) and abs(n) < 1e6 for n in (*made.mean, *made.std))
+            or (len(made.mean), len(made.std)) != (3, 3)
             or not all(made.std)
-            or not all(isinstance(n, int) and n > 0 for n in (made.resize_size, made.crop_size))
+            or not all(isinstance(n, int) and 0 < n <= LARGEST_SIZE for n in sizes)
+            or made.interpolation not in _INTERPOLATIONS
+            or not isinstance(made.antialias, bool)
         ):
             raise UserError(
-                f"preprocessing {dict(values)} is not valid: sizes are positive integers, and mean "
-                "and std equally many numbers, with no std of 0."
+                f"preprocessing {brief(values)} is not valid: sizes are whole numbers from 1 to "
+                f"{LARGEST_SIZE:,}, mean and std three numbers each, with no std of 0, and "
+                f"interpolation is one of {', '.join(_INTERPOLATIONS)}."
             )
         return made
 
@@ -75,8 +82,8 @@ def preprocessing_of(architecture: str, weights: str | None) -> Preprocessing:
 
 def with_image_size(preprocessing: Preprocessing, size: int) -> Preprocessing:
     """The same for images of ``size`` pixels; the resized edge keeps its ratio to the crop."""
-    if size < 1:
-        raise UserError(f"image_size is {size}: it must be at least 1.")
+    if not 1 <= size <= LARGEST_SIZE:
+        raise UserError(f"image_size is {size}: it must be from 1 to {LARGEST_SIZE:,}.")
     resize = round(size * preprocessing.resize_size / preprocessing.crop_size)
     return dataclasses.replace(preprocessing, resize_size=resize, crop_size=size)
 
@@ -113,7 +120,7 @@ def _of_timm(architecture: str) -> Preprocessing:
 def _of_folder(folder: Path) -> Preprocessing:
     config = folder / "config.json"
     try:
-        values = json.loads(config.read_text("utf-8"))["preprocessing"]
+        values = from_json(config.read_bytes())["preprocessing"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{config} does not say how images are prepared: {error!r}") from error
     return Preprocessing.from_dict(values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tl.atomic import sync, write_text_atomically
-from tl.errors import UserError
+from tl.atomic import from_json, sync, to_json, write_text_atomically
+from tl.errors import UserError, brief
 from tl.models import tensor_files, weight_files, weights, zoo
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
@@ -62,8 +61,7 @@ def save(
     except OSError:
         partial.unlink(missing_ok=True)
         raise
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    write_text_atomically(folder / "config.json", text)
+    write_text_atomically(folder / "config.json", to_json(config, indent=2) + "\n")
 
 
 def load(folder: Path) -> SavedModel:
@@ -102,7 +100,7 @@ def _put(partial: Path, final: Path) -> None:
 
 def read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text("utf-8"))
+        config = from_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no JSON file: {error}") from error
     version = config.get("format") if isinstance(config, dict) else None
@@ -115,11 +113,13 @@ def read_config(path: Path) -> dict[str, Any]:
     wrong = [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]
     if wrong:
         raise UserError(f"{path} is not complete: {', '.join(wrong)} missing or of a wrong type.")
+    classes = config["classes"]
+    if not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
+        raise UserError(f"{path} has classes that are no names, or two of one name.")
     return config
 
 
 def _check_classes(classes: Sequence[str], arguments: dict[str, Any], where: str) -> None:
     if len(classes) != arguments.get("num_classes"):
-        raise UserError(
-            f"{where} has {arguments.get('num_classes')} outputs, but {len(classes)} class names."
-        )
+        outputs = brief(arguments.get("num_classes"))
+        raise UserError(f"{where} has {outputs} outputs, but {len(classes)} class names.")

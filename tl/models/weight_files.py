@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tl.errors import UserError
+from tl.errors import UserError, printable
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
 
+# Of what other types there are (complex, 8-bit floats) a network of ours has no parameters.
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 # Where training scripts keep the weights among other things.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 # What DistributedDataParallel and torch.compile put in front of every name.
@@ -68,7 +70,7 @@ def read(path: Path) -> dict[str, Tensor]:
         raise UserError(f"weights file {path} does not exist (current folder: {Path.cwd()}).")
     if path.stat().st_size == 0:
         raise UserError(f"weights file {path} is empty: copy or download it again.")
-    loaded = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    loaded = safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
     return state_dict(loaded, str(path))
 
 
@@ -86,9 +88,15 @@ def state_dict(loaded: object, source: str) -> dict[str, Tensor]:
     others = [str(name) for name, value in loaded.items() if not isinstance(value, Tensor)]
     if others:
         raise UserError(
-            f"{source} does not hold a network's weights alone: {', '.join(others[:5])} "
+            f"{source} does not hold a network's weights alone: {_listed(others)} "
             f"{'is no tensor' if len(others) == 1 else 'are no tensors'}. Weights are looked for "
             f"at the top and under {', '.join(map(repr, _WRAPPERS))}."
+        )
+    odd = [str(name) for name, value in loaded.items() if not _is_plain(value)]
+    if odd:
+        raise UserError(
+            f"{source} holds tensors that are no plain real numbers, but sparse, quantized, "
+            f"complex or the like: {_listed(odd)}. Convert them before saving."
         )
     state = {str(name): value for name, value in loaded.items()}
     for prefix in _PREFIXES:
@@ -97,10 +105,23 @@ def state_dict(loaded: object, source: str) -> dict[str, Tensor]:
     return state
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
+def _is_plain(value: Tensor) -> bool:
+    return (
+        value.layout is torch.strided
+        and value.dtype in (*_FLOATS, *_INTEGERS)
+        and not (value.is_nested or value.is_quantized or value.is_meta)
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(printable(name)[:100] for name in names[:5])
+
+
+def safetensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a .safetensors file as they are; UserError if it is none."""
     try:
         return load_file(path, device="cpu")
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # mostly SafetensorError, but torch may not like a shape either
         raise _broken(path, error) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from torch import Tensor
 from torchvision.models import VisionTransformer
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from tl.errors import UserError
+from tl.atomic import from_json
+from tl.errors import UserError, printable
 from tl.models import published, weight_files
 from tl.models.network import Network, head_parameters
 from tl.models.published import download, is_cached
@@ -145,7 +145,7 @@ def _interpolated(network: Network, state: dict[str, Tensor], source: str) -> di
 def _final_relu(config: Path) -> bool:
     """Whether a SqueezeNet of ours was saved with its final ReLU."""
     try:
-        return bool(json.loads(config.read_text("utf-8"))["arguments"].get("final_relu", True))
+        return bool(from_json(config.read_bytes())["arguments"].get("final_relu", True))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{config} is no config.json of a model folder: {error!r}") from error
 
@@ -156,7 +156,8 @@ def _listed(problems: dict[str, list[str]]) -> str:
     for kind, names in problems.items():
         if names:
             rest = f" … and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            text += f"\n  {f'{len(names)} {kind}'.strip()}: {', '.join(names[:_SHOWN])}{rest}"
+            shown = ", ".join(printable(name)[:100] for name in names[:_SHOWN])
+            text += f"\n  {f'{len(names)} {kind}'.strip()}: {shown}{rest}"
     return text
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torchvision import models as tv
 
-from tl.errors import UserError, unknown
+from tl.errors import UserError, brief, unknown
 from tl.models import timm_models
 from tl.models.families import stages_of
 from tl.models.network import Network
@@ -22,6 +22,18 @@ _FIXED: dict[str, dict[str, Any]] = {
     # init_weights is torchvision's default, which it warns about when it is not written out.
     name: {"aux_logits": True, "transform_input": True, "init_weights": True}
     for name in ("googlenet", "inception_v3")
+}
+LARGEST_SIZE = 10_000
+"""Side of an image in pixels that a network may be built for; a batch of such takes gigabytes."""
+
+# What a network is built with, and nothing else: the arguments may come from a file, and builders
+# take more, such as (timm) a checkpoint to load.
+_FLAGS = ("final_relu", "aux_logits", "transform_input", "init_weights")
+_MOST = {
+    "num_classes": 1_000_000,
+    "image_size": LARGEST_SIZE,
+    "input_size": LARGEST_SIZE,
+    "img_size": LARGEST_SIZE,
 }
 # Below this size nothing is left to pool for the auxiliary classifier of inception_v3.
 _INCEPTION_AUX_SIZE = 299
@@ -60,6 +72,7 @@ def rebuild(architecture: str, arguments: dict[str, Any]) -> Network:
 
     Raises UserError if the architecture is unknown or does not take the arguments.
     """
+    _check_arguments(architecture, arguments)
     if timm_models.is_timm(architecture):
         return timm_models.build(architecture, arguments)
     check_architecture(architecture)
@@ -67,8 +80,8 @@ def rebuild(architecture: str, arguments: dict[str, Any]) -> Network:
     final_relu = keywords.pop("final_relu", None)
     try:
         model = tv.get_model(architecture, weights=None, **keywords)
-    except (AssertionError, TypeError, ValueError) as error:
-        raise UserError(f"{architecture} cannot be built with {arguments}: {error}") from error
+    except Exception as error:  # builders check little of what they are given
+        raise _not_built(architecture, arguments, str(error)) from error
     network = Network(model, architecture, dict(arguments), stages_of(model))
     if final_relu is not None:
         set_final_relu(network, final_relu)
@@ -80,6 +93,24 @@ def check_architecture(architecture: str) -> None:
     """Raise UserError unless this is the name of one of torchvision's networks."""
     if architecture not in architectures():
         raise unknown("architecture", architecture, architectures(), "or timm:NAME, with timm")
+
+
+def _check_arguments(architecture: str, arguments: dict[str, Any]) -> None:
+    for name, value in arguments.items():
+        numbers = value if name == "input_size" and isinstance(value, list) else [value]
+        if name in _FLAGS:
+            possible = isinstance(value, bool)
+        else:
+            possible = name in _MOST and all(
+                type(n) is int and 0 <= n <= _MOST[name] for n in numbers
+            )
+        if not possible:
+            reason = f"{brief(name)} cannot be {brief(value)}"
+            raise _not_built(architecture, arguments, reason)
+
+
+def _not_built(architecture: str, arguments: dict[str, Any], reason: str) -> UserError:
+    return UserError(f"{architecture} cannot be built with {brief(arguments)}: {reason}")
 
 
 def set_final_relu(network: Network, on: bool) -> None:
