@@ -108,6 +108,38 @@ def test_a_usage_error_is_said_by_the_main_process_alone(
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--api-key=hunter2"],
+        ["-k=hunter2 x"],
+        ["--a", "--b=1=hunter2", "--c=hunter2"],
+        ["--p=hunter2"],
+    ],
+)
+def test_an_option_that_there_is_not_is_repeated_without_its_value_which_may_be_a_secret(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = Parser(prog="train")
+    for option in ("--print-config", "--print-schema"):
+        parser.add_argument(option, action="store_true")
+    with pytest.raises(SystemExit):
+        parser.parse_args(arguments)
+    said = capsys.readouterr().err
+    assert arguments[0].partition("=")[0] in said
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize("error", [UserError, OnOneProcessError, RuntimeError])
+def test_a_message_does_not_steer_the_terminal(
+    error: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    exit_code(raising(error("two lines\n\x1b[2J\u202e of \udcff")))
+    said = capsys.readouterr().err
+    assert said.endswith("two lines\n\\x1b[2J\\u202e of \\xff\n")
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         ([], (None, [])),

@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from tl.errors import LostPeer, OnOneProcessError, PeerFailed, Preempted, UserError
+from tl.errors import LostPeer, OnOneProcessError, PeerFailed, Preempted, UserError, printable
 
 DONE, FAILURE, BAD_INPUT, PREEMPTED = 0, 1, 2, 75
 
@@ -50,14 +51,14 @@ def exit_code(command: Callable[[], object]) -> int:
         command()
     except UserError as error:
         if is_main_process() or isinstance(error, OnOneProcessError):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            _complain(f"error: {error}")
         return exit_code_of(error)
     except Preempted as stopped:
         if is_main_process():
             print(stopped, file=sys.stderr, flush=True)
         return PREEMPTED
     except LostPeer as lost:
-        print(f"error: {lost}", file=sys.stderr, flush=True)
+        _complain(f"error: {lost}")
         return FAILURE
     except PeerFailed:
         return FAILURE
@@ -72,10 +73,15 @@ def exit_code(command: Callable[[], object]) -> int:
     except Exception as error:
         rank = os.environ.get("RANK")
         place = f" on rank {rank}" if rank is not None else ""
-        traceback.print_exc()
-        print(f"error{place}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        _complain(traceback.format_exc().rstrip())
+        _complain(f"error{place}: {type(error).__name__}: {error}")
         return exit_code_of(error)
     return DONE
+
+
+def _complain(text: str) -> None:
+    """On standard error, without what could steer a terminal: file names are in it."""
+    print(printable(text, keep="\n\t"), file=sys.stderr, flush=True)
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,7 +90,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         if is_main_process():
             self.print_usage(sys.stderr)
-            print(f"error: {message}", file=sys.stderr, flush=True)
+            # Without the value of an option that there is not: it may be a secret.
+            _complain(re.sub(r"(?s)(--?[\w-]+)=.*", r"\1=…", f"error: {message}"))
         raise SystemExit(BAD_INPUT)
 
     def print_help(self, file: object = None) -> None:
