@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tl.arguments import leaves
 from tl.config import Config, Keys, OptimizerConfig, Phase, Training, seconds_of
+from tl.mistakes import leaves
 from tl.yaml12 import KeyPath
 
 LEAVES = list(leaves(Config))

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tl import yaml12
-from tl.arguments import dotted, leaves, load
+from tl.arguments import load
 from tl.config import Config
 from tl.config_help import describe_config, describe_keys, json_schema, type_name
 from tl.errors import UserError
+from tl.mistakes import dotted, leaves
 
 SCHEMA = json.loads(json_schema())
 

@@ -109,6 +109,7 @@ def test_bias_selects_the_biases_and_the_heads(architecture: str) -> None:
         ("last_stages(0)", "takes a number of stages"),
         ("last_stages(-1)", "takes a number of stages"),
         ("last_stages(²)", "takes a number of stages"),
+        (f"last_stages({'9' * 5000})", "takes a number of stages"),
         ("last_stages(7)", "resnet18 has 6 stages: stem, layer1, layer2, layer3, layer4, head"),
         ("from_stage(layer5)", r"unknown stage 'layer5' .*Did you mean 'layer"),
         ("from_stage", "unknown stage"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from pydantic import BaseModel, ValidationError
 
 from tl import yaml12
 from tl.config import Config, Phase, Training
-from tl.errors import UserError, did_you_mean
+from tl.errors import UserError, brief, did_you_mean
+from tl.mistakes import MOST_MISTAKES, Origins, dotted, explain, origin_of
 from tl.phases import expand
 from tl.yaml12 import KeyPath
 
 Tree = dict[str, Any]
-Origins = dict[KeyPath, str]
 ENVIRONMENT_PREFIX = "TL_"
 
 
@@ -117,12 +117,14 @@ def _phases(partial: Any, tree: Tree, origins: Origins) -> tuple[Phase, ...]:
         try:
             phases.append(Phase.model_validate(merged))
         except ValidationError as error:
-            mistakes.append(str(_explain(error, Phase, origins, ("phases", i))))
+            mistakes.append(str(explain(error, Phase, origins, ("phases", i))))
+            if len(mistakes) == MOST_MISTAKES:
+                break
     if mistakes:
         raise UserError("\n".join(mistakes))
     names = [phase.name for phase in phases]
     if len(set(names)) < len(names):
-        raise UserError(f"two phases have one name: {', '.join(names)} ({place})")
+        raise UserError(f"two phases have one name: {', '.join(names[:20])} ({place})")
     return tuple(phases)
 
 
@@ -139,7 +141,8 @@ def _merged(base: Tree, top: Tree) -> Tree:
 
 def _merge_file(tree: Tree, origins: Origins, file: Path) -> None:
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open(encoding="utf-8") as opened:
+            text = opened.read(yaml12.MOST_CHARACTERS + 1)  # it may be no file, and have no end
     except OSError as error:
         near = did_you_mean(file.name, [p.name for p in _siblings(file)])
         raise UserError(f"cannot read the config {file}: {error.strerror}.{near}") from None
@@ -171,21 +174,47 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[KeyPath, Any
         if name.startswith(ENVIRONMENT_PREFIX):
             origin = f"environment: {name}"
             dotted = name[len(ENVIRONMENT_PREFIX) :].lower().replace("__", ".")
-            yield _key_path(dotted, origin), yaml12.load(environ[name], origin)[0], origin
+            path = _key_path(dotted, origin)
+            yield path, _value(path, environ[name], origin), origin
 
 
 def _from_arguments(arguments: Sequence[str]) -> Iterator[tuple[KeyPath, Any, str]]:
     for argument in arguments:
         key, equals, text = argument.partition("=")
-        origin = f"command line: {argument}"
+        # Without its value: what is no key may be a mistyped one that holds a secret.
+        origin = f"command line: {key[:200]}"
         if not equals:
-            raise UserError(f"{argument!r} is not key.path=value")
-        yield _key_path(key, origin), yaml12.load(text, origin)[0], origin
+            raise UserError(f"{brief(argument)} is not key.path=value")
+        path = _key_path(key, origin)
+        if _is_key(path):
+            origin = f"command line: {argument if len(argument) <= 200 else key}"
+        yield path, _value(path, text, origin), origin
+
+
+def _value(path: KeyPath, text: str, origin: str) -> Any:
+    """The value that YAML stands for. What is no key is not read: its error might repeat it."""
+    return yaml12.load(text, origin)[0] if _is_key(path) else None
+
+
+def _is_key(path: KeyPath) -> bool:
+    """Whether a config, or a phase in it, has such a key; or one with items that have numbers."""
+    if path[0] == "phases" and len(path) > 2:
+        return isinstance(path[1], int) and _in_model(Phase, path[2:])
+    return _in_model(Config, path)
+
+
+def _in_model(model: type[BaseModel], path: KeyPath) -> bool:
+    field = model.model_fields.get(str(path[0]))
+    if field is None:
+        return False
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        return len(path) == 1 or _in_model(field.annotation, path[1:])
+    return all(isinstance(part, int) for part in path[1:])
 
 
 def _key_path(dotted: str, origin: str) -> KeyPath:
     if not re.fullmatch(r"[^\W\d]\w*(\.\w+)*", dotted):
-        raise UserError(f"{dotted!r} is not a key such as optimizer.lr ({origin})")
+        raise UserError(f"{brief(dotted)} is not a key such as optimizer.lr ({origin})")
     return tuple(int(part) if part.isdecimal() else part for part in dotted.split("."))
 
 
@@ -201,9 +230,9 @@ def _assign(tree: Tree, origins: Origins, path: KeyPath, value: Any, origin: str
             node = node[part]
         if not isinstance(node, dict | list):
             here = path[: depth + 1]
-            place = _origin(here, (), origins)
+            place = origin_of(here, (), origins)
             raise UserError(
-                f"{dotted(here)} is {node!r} ({place}), and no group of keys ({origin})"
+                f"{dotted(here)} is {brief(node)} ({place}), and no group of keys ({origin})"
             )
     last: Any = path[-1]
     if isinstance(node, list):
@@ -217,7 +246,7 @@ def _assign(tree: Tree, origins: Origins, path: KeyPath, value: Any, origin: str
     # The later of the two ways to say what a run is takes the place of the earlier.
     if path == ("strategy",) and value is not None:
         tree.pop("phases", None)
-        _forget(origins, ("phases",))
+        _forget(origins, {("phases",)})
     if path == ("phases",) and value is not None:
         tree["strategy"] = None
         origins["strategy",] = origin
@@ -225,17 +254,25 @@ def _assign(tree: Tree, origins: Origins, path: KeyPath, value: Any, origin: str
 
 def _stamp(origins: Origins, path: KeyPath, value: Any, origin: str) -> None:
     """Note that all of ``value`` came from ``origin``; other keys of a group keep theirs."""
-    if not isinstance(value, dict):
-        _forget(origins, path)
-    origins[path] = origin
-    if isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _stamp(origins, (*path, key), item, origin)
+    whole: set[KeyPath] = set()  # what takes the place of all that was there
+    stamped: list[KeyPath] = []
+    todo = [(path, value)]
+    while todo:
+        here, item = todo.pop()
+        stamped.append(here)
+        if not isinstance(item, dict):
+            whole.add(here)
+        if isinstance(item, dict | list):
+            below = item.items() if isinstance(item, dict) else enumerate(item)
+            todo += [((*here, key), inner) for key, inner in below]
+    _forget(origins, whole)
+    origins.update(dict.fromkeys(stamped, origin))
 
 
-def _forget(origins: Origins, path: KeyPath) -> None:
-    for below in [other for other in origins if other[: len(path)] == path]:
-        del origins[below]
+def _forget(origins: Origins, paths: Collection[KeyPath]) -> None:
+    """Take out these and what is below them. Looks at each origin once, however many they are."""
+    for other in [o for o in origins if any(o[:n] in paths for n in range(1, len(o) + 1))]:
+        del origins[other]
 
 
 def _index(items: list[Any], part: str | int, path: KeyPath, origin: str) -> int:
@@ -256,64 +293,5 @@ def _validate(values: Tree, origins: Origins, tree: Tree) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise _explain(error, Config, origins, ()) from None
+        raise explain(error, Config, origins, ()) from None
     return config.model_copy(update={"phases": None})
-
-
-def _explain(
-    error: ValidationError, model: type[BaseModel], origins: Origins, prefix: KeyPath
-) -> UserError:
-    lines = []
-    for problem in error.errors():
-        path = (*prefix, *problem["loc"])
-        origin = _origin(path, prefix, origins)
-        key = dotted(path)
-        if problem["type"] == "extra_forbidden":
-            # Without its value: a mistyped key may hold a secret.
-            if origin.startswith("command line: "):
-                origin = origin.partition("=")[0]
-            text = f"unknown key {key!r}.{_nearest_key(problem['loc'], model)}"
-        elif problem["type"] == "missing":
-            text = f"{key} is missing"
-        elif problem["type"] in ("model_type", "model_attributes_type"):
-            text = f"{key} is a group of keys, not {problem['input']!r}: {key}.KEY=VALUE"
-        else:
-            message = problem["msg"].replace("Input should be", "must be")
-            message = message.replace("Value error, ", "")
-            given = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r}"
-            near = ""
-            if problem["type"] == "literal_error":
-                near = did_you_mean(problem["input"], re.findall(r"'(.*?)'", message))
-            text = f"{key}: {message}{given}.{near}" if key else message
-        lines.append(f"{text} ({origin})" if origin else text)
-    return UserError("\n".join(lines))
-
-
-def _origin(path: KeyPath, prefix: KeyPath, origins: Origins) -> str:
-    """Where the value came from: its own place, a shared key's, that of what is below or around."""
-    candidates = [path, path[len(prefix) :]]
-    candidates += [below for below in origins if path and below[: len(path)] == path]
-    candidates += [path[:n] for n in range(len(path) - 1, 0, -1)]
-    return next((origins[c] for c in candidates if c in origins), "")
-
-
-def _nearest_key(loc: tuple[str | int, ...], model: type[BaseModel]) -> str:
-    keys = [dotted(path) for path, _ in leaves(model)]
-    same_leaf = [key for key in keys if key.split(".")[-1] == loc[-1]]
-    if len(same_leaf) == 1:
-        return f" Did you mean {same_leaf[0]!r}?"
-    return did_you_mean(dotted(loc), keys)
-
-
-def leaves(model: type[BaseModel], prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Every key of a config with its pydantic field, groups opened."""
-    for name, field in model.model_fields.items():
-        group = field.annotation
-        if isinstance(group, type) and issubclass(group, BaseModel):
-            yield from leaves(group, (*prefix, name))
-        else:
-            yield (*prefix, name), field
-
-
-def dotted(path: Sequence[str | int]) -> str:
-    return ".".join(map(str, path))

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from tl import yaml12
-from tl.arguments import Loaded, dotted, leaves
+from tl.arguments import Loaded
 from tl.config import Config
+from tl.mistakes import dotted, leaves
 from tl.yaml12 import KeyPath
 
 

@@ -34,7 +34,7 @@ def _names(network: Network) -> list[str]:
 
 
 def _number(argument: str | None, strategy: str) -> int:
-    if argument is None or not argument.isdecimal() or int(argument) < 1:
+    if argument is None or not re.fullmatch("[0-9]{1,9}", argument) or int(argument) < 1:
         raise UserError(f"{strategy} takes a number of stages, such as {strategy}(2)")
     return int(argument)
 

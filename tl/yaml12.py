@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from tl.errors import UserError
+from tl.errors import UserError, brief
 
 KeyPath = tuple[str | int, ...]
 
@@ -26,8 +27,11 @@ _FLOAT = re.compile(
     rf"[-+]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][-+]?[0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
+# What a config may hold. PyYAML takes seconds for a megabyte; and aliases are counted as what they
+# stand for, since that is what has to be checked, shown and written.
 _DEEPEST = 32
-_MOST = 100_000
+_MOST_VALUES = 100_000
+MOST_CHARACTERS = 2**20
 # Stands for "without quotes, without a tag"; what it is worth is decided by `_plain`.
 _UNTAGGED = "untagged"
 _STR, _SEQUENCE, _MAPPING = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
@@ -46,35 +50,50 @@ def _plain(text: str) -> Any:
     return text
 
 
-def _convert(
-    node: yaml.Node, path: KeyPath, source: str, origins: dict[KeyPath, str], depth: int
-) -> Any:
-    where = f"{source}:{node.start_mark.line + 1}"
-    if depth > _DEEPEST:
+@dataclass
+class _Text:
+    """A document, where its values stand, and how much of it there is so far."""
+
+    source: str
+    origins: dict[KeyPath, str] = field(default_factory=dict)
+    characters: int = 0
+
+    def count(self, text: str, where: str) -> None:
+        """Raise UserError if keys and values become too much with this one."""
+        self.characters += len(text)
+        if len(self.origins) >= _MOST_VALUES or self.characters > MOST_CHARACTERS:
+            raise UserError(
+                f"{where}: more than {_MOST_VALUES} values, or {MOST_CHARACTERS} characters, with"
+                " what the aliases stand for"
+            )
+
+
+def _convert(node: yaml.Node, path: KeyPath, text: _Text) -> Any:
+    where = f"{text.source}:{node.start_mark.line + 1}"
+    if len(path) > _DEEPEST:
         raise UserError(f"{where}: nested more than {_DEEPEST} deep, or an alias of itself")
-    if len(origins) >= _MOST:
-        raise UserError(f"{where}: more than {_MOST} values, with what the aliases stand for")
+    text.count(node.value if isinstance(node, yaml.ScalarNode) else "", where)
     _refuse_tag(node, where)
-    origins[path] = where
+    text.origins[path] = where
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            line = f"{source}:{key_node.start_mark.line + 1}"
+            line = f"{text.source}:{key_node.start_mark.line + 1}"
             key = key_node.value
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError(f"{line}: a key must be a word")
+            text.count(key, line)
             _refuse_tag(key_node, line)
             if key == "<<" and key_node.tag == _UNTAGGED:
                 raise UserError(f"{line}: merge keys (<<) are not supported, write the keys out")
             if key in result:
-                raise UserError(f"{line}: the key {key!r} stands here a second time, remove one")
-            result[key] = _convert(value_node, (*path, key), source, origins, depth + 1)
+                raise UserError(
+                    f"{line}: the key {brief(key)} stands here a second time, remove one"
+                )
+            result[key] = _convert(value_node, (*path, key), text)
         return result
     if isinstance(node, yaml.SequenceNode):
-        return [
-            _convert(item, (*path, i), source, origins, depth + 1)
-            for i, item in enumerate(node.value)
-        ]
+        return [_convert(item, (*path, i), text) for i, item in enumerate(node.value)]
     try:
         return _plain(node.value) if node.tag == _UNTAGGED else node.value
     except ValueError:  # Python refuses to read an integer of thousands of digits
@@ -83,7 +102,7 @@ def _convert(
 
 def _refuse_tag(node: yaml.Node, where: str) -> None:
     if node.tag not in (_UNTAGGED, _STR, _SEQUENCE, _MAPPING):
-        raise UserError(f"{where}: the tag {node.tag!r} is not allowed, plain values only")
+        raise UserError(f"{where}: the tag {brief(node.tag)} is not allowed, plain values only")
 
 
 class _Loader(yaml.SafeLoader):
@@ -99,9 +118,11 @@ def load(text: str, source: str) -> tuple[Any, dict[KeyPath, str]]:
     ``source:line``.
 
     Raises:
-        UserError: broken syntax, equal keys, tags, merge keys or more than one document.
+        UserError: broken syntax, equal keys, tags, merge keys, more than one document, or more
+            than a config can hold.
     """
-    origins: dict[KeyPath, str] = {}
+    if len(text) > MOST_CHARACTERS:
+        raise UserError(f"{source}: more than {MOST_CHARACTERS} characters, too many for a config")
     try:
         node = yaml.compose(text, Loader=_Loader)
     except RecursionError:
@@ -109,10 +130,12 @@ def load(text: str, source: str) -> tuple[Any, dict[KeyPath, str]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{source}:{mark.line + 1}" if mark else source
-        raise UserError(f"{place}: not YAML: {getattr(error, 'problem', error)}") from None
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise UserError(f"{place}: not YAML: {problem[:300]}") from None
     if node is None:
-        return None, origins
-    return _convert(node, (), source, origins, 0), origins
+        return None, {}
+    result = _Text(source)
+    return _convert(node, (), result), result.origins
 
 
 def dump(value: Any) -> str:
