@@ -22,9 +22,11 @@ from pydantic import (
     model_validator,
 )
 
-PositiveInt = Annotated[int, Field(gt=0)]
+# What a C library takes for a whole number.
+LARGEST_INT = 2**63 - 1
+PositiveInt = Annotated[int, Field(gt=0, le=LARGEST_INT)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST_INT)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ProperFraction = Annotated[float, Field(gt=0, le=1)]
@@ -219,7 +221,7 @@ class DataConfig(Keys):
     """`skip`: more bad images than this end the run"""
     background: Annotated[list[Byte], _length(3)] = [255, 255, 255]
     """RGB colour behind transparent pixels"""
-    workers: NonNegativeInt | None = None
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = None
     """loader processes for each training process; null: from the cores of the node"""
 
 
@@ -280,7 +282,7 @@ class Config(Training):
     """`auto`: what the launcher says, else bf16 or fp16 on a GPU that has it"""
     num_processes: PositiveInt | None = None
     """refuse to run on any other number of processes"""
-    threads: PositiveInt | None = None
+    threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     """CPU threads of each process; null: the cores of the node, divided"""
     time_limit: TimeLimit | None = None
     """stop with a checkpoint before this much time is over, as 90s, 1h30m or 1-12:00:00; null:
