@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from tl.atomic import sync
-from tl.errors import UserError
-from tl.models import tensor_files
+from tl.atomic import from_json, sync
+from tl.errors import UserError, brief
+from tl.models import tensor_files, weight_files
 from tl.models.saved import sha256
 
 FORMAT = 1
@@ -87,15 +86,19 @@ def committed(folder: Path) -> list[Path]:
 def damage(checkpoint: Path) -> str:
     """What is wrong with a checkpoint: ``""`` if its manifest and all sums agree."""
     try:
-        sums = json.loads((checkpoint / MANIFEST).read_text())["sha256"]
+        for name in (MANIFEST, TENSORS, STATE):
+            if not (checkpoint / name).is_file():
+                return f"{name} is missing, or no file"
+        sums = from_json((checkpoint / MANIFEST).read_bytes())["sha256"]
         for name in (TENSORS, STATE):
             if sha256(checkpoint / name) != sums[name]:
                 return f"{name} does not have the sha256 sum of its manifest"
-        state = json.loads((checkpoint / STATE).read_text())
+        state = from_json((checkpoint / STATE).read_bytes())
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
-    if state.get("format") != FORMAT:
-        return f"format {state.get('format')}, this version reads {FORMAT}"
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        return f"format {brief(found)}, this version reads {FORMAT}"
     return ""
 
 
@@ -112,16 +115,16 @@ def read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """State and tensors (on the CPU) of a checkpoint.
 
     Raises:
-        UserError: it does not verify.
+        UserError: it does not verify, or its tensors are none.
     """
     if reason := damage(checkpoint):
         raise UserError(f"{checkpoint} is no whole checkpoint: {reason}")
-    return read_state(checkpoint), load_file(checkpoint / TENSORS)
+    return read_state(checkpoint), weight_files.safetensors(checkpoint / TENSORS)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The state of a checkpoint that verifies."""
-    return json.loads((checkpoint / STATE).read_text())
+    return from_json((checkpoint / STATE).read_bytes())
 
 
 # ------------------------------------------------------------------- what a checkpoint is made of
@@ -150,12 +153,18 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The reverse of `optimizer_tensors`, for an optimizer over the same parameters."""
+    """The reverse of `optimizer_tensors`, for an optimizer over the same parameters.
+
+    Raises:
+        UserError: a tensor has neither its parameter's shape nor a single value.
+    """
     saved = optimizer.state_dict()
     index = 0
     for group in optimizer.param_groups:
-        for name in group["names"]:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
             if state := part(f"optimizer/{name}", tensors):
+                if any(t.numel() > 1 and t.shape != parameter.shape for t in state.values()):
+                    raise UserError(f"the checkpoint's optimizer state does not fit {name}")
                 saved["state"][index] = state
             index += 1
     # load_state_dict puts each tensor on the device, and in the type, that the optimizer wants.

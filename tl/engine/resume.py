@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from tl.engine.resume_rules import changes, refuse_fatal
 from tl.engine.runtime import Runtime
 from tl.engine.saving import finish_writing
 from tl.engine.state import Progress, Run
-from tl.errors import UserError
+from tl.errors import UserError, brief
 from tl.models.network import Network
 
 
@@ -31,7 +32,7 @@ def find_checkpoint(
     found = checkpoint.newest(folder / "checkpoints", say)
     if not (folder / run_dir.CONFIG).exists():
         return found, []
-    phase = checkpoint.read_state(found)["phase"] if found is not None else 0
+    phase = _progress(found, checkpoint.read_state(found)).phase if found is not None else 0
     before = arguments.load(folder / run_dir.CONFIG, environ={})
     changed = changes(before, loaded, phase)
     refuse_fatal(changed, folder)
@@ -41,13 +42,24 @@ def find_checkpoint(
 
 
 def restore(found: Path, network: Network, here: Runtime) -> tuple[Progress, dict[str, Tensor]]:
-    """Load a checkpoint into the network; returns how far it had come, and all its tensors."""
+    """Load a checkpoint into the network; returns how far it had come, and all its tensors.
+
+    Raises:
+        UserError: it does not verify, is of another network, or is not what a run writes.
+    """
     state, tensors = checkpoint.read(found)
-    progress = Progress.of(state)
-    network.model.load_state_dict(checkpoint.part("network", tensors))
+    progress = _progress(found, state)
+    try:
+        network.model.load_state_dict(checkpoint.part("network", tensors))
+    except RuntimeError as error:
+        raise UserError(f"{found} is of another network: {' '.join(str(error).split())}") from None
     if here.accelerator.scaler is not None and state["scaler"] is not None:
         here.accelerator.scaler.load_state_dict(state["scaler"])
     return progress, tensors
+
+
+def _progress(found: Path, state: dict[str, Any]) -> Progress:
+    return Progress.of(state, str(found / checkpoint.STATE))
 
 
 def check_same_images(progress: Progress, images: str) -> None:
@@ -61,6 +73,9 @@ def check_same_images(progress: Progress, images: str) -> None:
 
 def check_length(this: Run) -> None:
     """Raise UserError if the phase that goes on has more steps behind it than it now has in all."""
+    if this.progress.phase > len(this.phases):
+        phases = brief(this.progress.phase)
+        raise UserError(f"the checkpoint is after {phases} phases, and the run has fewer")
     if this.is_over:
         return
     phase, done = this.phases[this.progress.phase], this.progress.phase_step

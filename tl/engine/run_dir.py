@@ -50,7 +50,11 @@ def choose(config: Config, resume: str) -> Path:
             raise UserError(f"--resume {resume}: no run is in that folder (no {CONFIG})")
         if config.run_dir is not None and Path(config.run_dir).resolve() != folder.resolve():
             raise UserError(f"--resume {resume} goes on in that folder; leave run_dir out")
-    if folder.exists() and not folder.is_dir():
+    try:
+        exists = folder.exists()
+    except OSError as error:  # such as a name that is too long
+        raise UserError(f"cannot look at run_dir {folder}: {error.strerror}") from error
+    if exists and not folder.is_dir():
         raise UserError(f"run_dir {folder} is a file; give the name of a folder")
     if resume == "never" and (folder / CONFIG).exists():
         raise UserError(
@@ -76,7 +80,7 @@ class Lock:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             file = self._file = self._path.open("a+")
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter: a character that no name can have
             raise UserError(_cannot_write(self._path.parent, error)) from error
         file.seek(0)
         other = f"{file.read().strip()} writes to {self._path.parent}"
@@ -112,5 +116,6 @@ def claim(run_dir: Path, loaded: Loaded) -> str:
         raise UserError(_cannot_write(run_dir, error)) from error
 
 
-def _cannot_write(run_dir: Path, error: OSError) -> str:
-    return f"cannot write to run_dir {run_dir}: {error.strerror}"
+def _cannot_write(run_dir: Path, error: OSError | ValueError) -> str:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return f"cannot write to run_dir {run_dir}: {reason}"

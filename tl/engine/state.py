@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tl.config import Config, Phase
+from tl.config import Config, NonNegativeInt, Phase
 from tl.data.sampler import EvaluationSampler
 from tl.data.split import Source, Split
 from tl.data.streams import BadImages, Sampler, open_stream
@@ -21,6 +22,7 @@ from tl.engine.runtime import Runtime
 from tl.engine.stop_requests import StopRequests
 from tl.engine.watchdog import Watchdog
 from tl.engine.writer import Writer
+from tl.errors import UserError
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
 from tl.tracking.console import ConsoleTracker
@@ -31,26 +33,26 @@ from tl.tracking.trackers import Trackers
 class Progress:
     """How far a run has come. It is what a checkpoint holds besides tensors, and all of it."""
 
-    phase: int = 0
+    phase: NonNegativeInt = 0
     """Index of the phase that goes on."""
-    phase_step: int = 0
+    phase_step: NonNegativeInt = 0
     """Steps done in that phase. The place in the data follows from it (`tl.data.sampler`)."""
-    step: int = 0
+    step: NonNegativeInt = 0
     """Steps done in the run."""
     evaluation_due: bool = False
     """An epoch has ended, and its evaluation has not."""
     sums: dict[str, float] = field(default_factory=dict)
     """Sums of the training metrics since the last line of them, over all processes."""
-    images: int = 0
+    images: NonNegativeInt = 0
     """Images trained on, in the run, up to that line."""
     training_seconds: float = 0.0
     """Without evaluations and checkpoints."""
     seconds_at_line: float = 0.0
     """`training_seconds` at the last line of training metrics."""
     wall_seconds: float = 0.0
-    best: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, int | float] = field(default_factory=dict)
     """Metrics of the best evaluation, and its step."""
-    last: dict[str, Any] = field(default_factory=dict)
+    last: dict[str, int | float] = field(default_factory=dict)
     """Metrics of the last evaluation."""
     bad_images: dict[str, str] = field(default_factory=dict)
     frozen: dict[str, str] = field(default_factory=dict)
@@ -67,9 +69,26 @@ class Progress:
         return asdict(self)
 
     @staticmethod
-    def of(state: dict[str, Any]) -> Progress:
-        """The reverse of `to_dict`; other keys of a checkpoint's state may be there."""
-        return Progress(**{f.name: state[f.name] for f in fields(Progress)})
+    def of(state: dict[str, Any], source: str) -> Progress:
+        """The reverse of `to_dict`; other keys of a checkpoint's state may be there.
+
+        Raises:
+            UserError: a value is missing, or of a type that a run does not write.
+        """
+        kinds = get_type_hints(Progress, include_extras=True)
+        if missing := [name for name in kinds if name not in state]:
+            raise UserError(f"{source} is not complete: {', '.join(missing)} missing")
+        if wrong := [name for name, kind in kinds.items() if not _is(state[name], kind)]:
+            raise UserError(f"{source} holds what no run writes: {', '.join(wrong)}")
+        return Progress(**{name: state[name] for name in kinds})
+
+
+def _is(value: object, kind: Any) -> bool:
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 class Stopwatch:
