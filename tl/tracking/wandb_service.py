@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import psutil
 
-from tl.tracking.wandb_settings import key_for
+from tl.tracking.wandb_settings import key_for, secret_of_slurm
 
 
 def set_up() -> Any:
@@ -19,8 +19,19 @@ def set_up() -> Any:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
-    wandb.setup(settings=wandb.Settings(silent=True))
+    with _without_secrets():
+        wandb.setup(settings=wandb.Settings(silent=True))
     return wandb
+
+
+@contextlib.contextmanager
+def _without_secrets() -> Iterator[None]:
+    """Take out of the environment what wandb's service, which inherits it, would write down."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if secret_of_slurm(name)}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def server_and_key(environ: Mapping[str, str]) -> tuple[str, str | None]:
@@ -39,7 +50,9 @@ def open_run(mode: str, settings: Any, arguments: dict[str, Any]) -> Any:
 
     wandb's own step, which would be it, is a row's position (`tl.tracking.wandb_rows`).
     """
-    run = set_up().init(mode=mode, settings=settings, **arguments)
+    wandb = set_up()
+    with _without_secrets():
+        run = wandb.init(mode=mode, settings=settings, **arguments)
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
     return run

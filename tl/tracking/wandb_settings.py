@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import netrc
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -98,6 +99,15 @@ def init_arguments(config: WandbConfig, run: RunInfo, environ: Mapping[str, str]
     }
 
 
+def secret_of_slurm(variable: str) -> bool:
+    """Whether a variable of the environment is a secret that wandb would record.
+
+    It records each one of Slurm's. ``scontrol token`` puts a user's credentials in SLURM_JWT, and
+    plugins have theirs.
+    """
+    return bool(re.match("SLURM_.*(JWT|TOKEN|SECRET|PASS|KEY|CRED|AUTH|SPANK)", variable.upper()))
+
+
 def quiet_settings(wandb: Any, init_seconds: float, finish_seconds: float, **more: Any) -> Any:
     """``wandb.Settings`` of a view that stays in the background."""
     values: dict[str, Any] = {
@@ -106,6 +116,8 @@ def quiet_settings(wandb: Any, init_seconds: float, finish_seconds: float, **mor
         "save_code": False,
         # The commit is recorded, the uncommitted changes are not: they may hold anything.
         "disable_code": True,
+        # Nor is the remote: of https://TOKEN:x-oauth-basic@host wandb takes out the wrong half.
+        "git_remote": "not-recorded",
         "init_timeout": init_seconds,
         "finish_timeout": finish_seconds,
         "finish_timeout_raises": True,
