@@ -95,7 +95,6 @@ TOO_MUCH = {
     "one long text a thousand times": f"data: {{classes: [&x {'a' * 9000}{', *x' * 1000}]}}",
     "more than a megabyte": "# " + "x" * 2**20,
     "a long text": "run_dir: " + "x" * 2**20,
-    "values": f"data: {{classes: [{'0,' * 110_000}]}}",
     "deep": "a: " + "[" * 30_000,
     "deep and closed": "a: " + "{a: " * 5000 + "}" * 5000,
     "deep blocks": "- " * 30_000,
@@ -122,10 +121,10 @@ def test_a_config_without_an_end_is_not_read_to_it() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "".join(f"k{i}: 1\n" for i in range(20_000)),
-        f"data: {{classes: [{'1.5,' * 20_000}]}}",
-        f"data: {{{', '.join(f'k{i}: []' for i in range(10_000))}}}",
-        f"phases: [{'{},' * 20_000}]",
+        "".join(f"k{i}: 1\n" for i in range(5000)),
+        f"data: {{classes: [{'1.5,' * 5000}]}}",
+        f"data: {{{', '.join(f'k{i}: []' for i in range(5000))}}}",
+        f"phases: [{'{},' * 5000}]",
         f"seed: {'x' * 500_000}",
         f"? {'x' * 500_000}\n: 1",
     ],
@@ -136,9 +135,7 @@ def test_of_many_or_long_mistakes_some_are_said(text: str, tmp_path: Path) -> No
     assert "run.yaml:" in mistake(file=tmp_path / "run.yaml")
 
 
-@pytest.mark.parametrize(
-    "value", [f"[{'[],' * 20_000}]", "{" + "a: 1, " * 9000 + "}", "x" * 99_999]
-)
+@pytest.mark.parametrize("value", [f"[{'[],' * 9000}]", "{" + "a: 1, " * 2000 + "}", "x" * 99_999])
 def test_a_long_value_on_the_command_line_or_in_the_environment_is_soon_refused(value: str) -> None:
     assert "command line: data.classes" in mistake(f"data.classes={value}")
     assert "environment: TL_DATA__CLASSES" in mistake(TL_DATA__CLASSES=value)

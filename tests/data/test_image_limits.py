@@ -190,9 +190,9 @@ def large(mode: str, file_format: str, **options: object) -> bytes:
 
 LARGE: dict[str, Callable[[], bytes]] = {
     "16 bits and a transparent value": lambda: plain(16, 0, 1, chunk(b"tRNS", b"\0\1")),
-    "grey with alpha": lambda: plain(8, 4, 2),
 }
 MORE_LARGE: dict[str, Callable[[], bytes]] = {
+    "grey with alpha": lambda: plain(8, 4, 2),
     "float": lambda: large("F", "TIFF"),
     "32 bits": lambda: large("I", "TIFF"),
     "transparent palette": lambda: plain(

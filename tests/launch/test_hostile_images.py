@@ -118,7 +118,7 @@ def evaluate_and_predict(
 ) -> None:
     """The model of that run, on the same images."""
     run, output = tmp_path / "run", tmp_path / "p.csv"
-    options = ["--bad-images", "skip", "data.max_bad_images=1000"]
+    options = ["--bad-images", "skip", "data.max_bad_images=1000", "data.workers=0"]
     [result] = gloo_workers.run(1, call, "evaluate", [str(run), str(root / "train"), *options])
     assert result["code"] == 0, result["errors"]
     train = [path for path in bad if path.startswith("train/")]
@@ -153,8 +153,14 @@ def test_without_skip_the_first_bad_one_is_named_and_ends_the_command(
         (classes / theirs).symlink_to(root / "train" / ours)
     asked, order = {
         "train": (arguments(root, run), in_the_order_of_training(root)),
-        "evaluate": ([str(run_folder), str(classes)], sorted(good + bad)),  # train/a is "ant"
-        "predict": ([str(run_folder), str(root), "--output", str(output)], sorted(good + bad)),
+        "evaluate": (
+            [str(run_folder), str(classes), "data.workers=0"],
+            sorted(good + bad),
+        ),  # train/a is "ant"
+        "predict": (
+            [str(run_folder), str(root), "--output", str(output), "--workers", "0"],
+            sorted(good + bad),
+        ),
     }[command]
     [result] = gloo_workers.run(1, call, command, asked)
     assert result["code"] == 2, result["errors"]

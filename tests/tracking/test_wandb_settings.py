@@ -9,13 +9,22 @@ import pytest
 from tl.config import WandbConfig
 from tl.errors import UserError
 from tl.tracking.tracker import RunInfo
-from tl.tracking.wandb_settings import init_arguments, key_for, resolve_mode
+from tl.tracking.wandb_settings import init_arguments, key_for, resolve_mode, secret_of_slurm
 
 RUN = RunInfo({"seed": 1}, Path("runs/first"), "id1", 10)
 
 
 def mode(configured: str, has_key: bool = False, **environ: str) -> str:
     return resolve_mode(configured, environ, lambda: has_key)[0]
+
+
+@pytest.mark.parametrize(
+    ("variable", "secret"),
+    [("SLURM_JWT", True), ("SLURM_SPANK_OPTION_x", True), ("SLURM_MY_TOKEN", True),
+     ("SLURM_JOB_ID", False), ("SLURM_TASKS_PER_NODE", False), ("HF_TOKEN", False)],
+)  # fmt: skip
+def test_of_what_wandb_records_of_slurm_some_is_secret(variable: str, secret: bool) -> None:
+    assert secret_of_slurm(variable) == secret
 
 
 def test_auto_is_online_with_a_key_and_offline_without_one() -> None:
