@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tl.arguments import Loaded, leaves, load
+from tl.arguments import Loaded, load
 from tl.config import Config, Phase, Training
 from tl.engine.resume_rules import PHASE, RUN, changes, refuse_fatal, rule_of
 from tl.errors import UserError
+from tl.mistakes import leaves
 
 PHASES = (
     "phases=[{name: probe, train: head, epochs: 1}, {name: tune, train: last_stages(2), epochs: 3},"
