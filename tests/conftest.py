@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,21 @@ def gloo_workers() -> Iterator[GlooWorkers]:
     workers = GlooWorkers()
     yield workers
     workers.stop()
+
+
+@pytest.fixture
+def not_root() -> Iterator[Path]:
+    """A folder of one who is not allowed everything, as whom the test runs; root would be."""
+    nobody = 65534
+    with tempfile.TemporaryDirectory() as folder:
+        if is_root := os.geteuid() == 0:
+            os.chown(folder, nobody, nobody)
+            os.seteuid(nobody)
+        try:
+            yield Path(folder)
+        finally:
+            if is_root:
+                os.seteuid(0)
 
 
 @pytest.fixture(scope="session")
