@@ -9,15 +9,19 @@ it: by the environment.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib.util
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
+
+import psutil
 
 SECONDS = 280
 SECONDS_AFTER_A_FAILURE = 20
@@ -52,6 +56,7 @@ def _load(file: str) -> Any:
 
 def _serve(connection: Connection, rank: int) -> None:
     sys.path.insert(0, os.path.dirname(__file__))  # noqa: PTH120
+    faulthandler.enable()
     multiprocessing.set_start_method("fork", force=True)  # for loader workers, as by default
     import torch
 
@@ -118,6 +123,8 @@ class GlooWorkers:
         while pending:
             ready = wait(list(pending), timeout=SECONDS_AFTER_A_FAILURE if failure else SECONDS)
             if not ready:
+                if failure is None:
+                    self._show_stacks()
                 self.stop()
                 raise failure or TimeoutError(f"{function.__name__} took more than {SECONDS} s")
             for connection in ready:
@@ -131,6 +138,15 @@ class GlooWorkers:
         if failure is not None:
             raise failure
         return results
+
+    def _show_stacks(self) -> None:
+        """Make the processes, and their loader workers, print where they are; this ends them."""
+        for process, _ in self._workers:
+            parent = psutil.Process(process.pid)
+            for each in (parent, *parent.children()):
+                print(f"stacks of process {each.pid}, of {process.pid}:", file=sys.stderr)
+                each.send_signal(signal.SIGABRT)
+                psutil.wait_procs([each], timeout=5)
 
     def stop(self) -> None:
         """End the processes. The next `run` starts new ones."""
