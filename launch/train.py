@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from tl.command import (
     Parser,
@@ -60,15 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     from tl import arguments as config_arguments
     from tl.config_help import describe_config, json_schema
+    from tl.engine.run_dir import of_command
 
     file, overrides = split_config(arguments.arguments)
-    if file is None and arguments.resume not in ("never", "auto"):
-        file = str(Path(arguments.resume) / "config.yaml")  # a run goes on with its own config
     if arguments.print_schema:
         if is_main_process():
             print(json_schema())
         return
-    loaded = config_arguments.load(file, overrides)
+    file, folder = of_command(file, arguments.resume)
+    loaded = config_arguments.load(file, overrides, run_dir=folder)
     if arguments.print_config:
         if is_main_process():
             print(describe_config(loaded))

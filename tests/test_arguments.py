@@ -258,6 +258,43 @@ def test_a_config_that_is_no_text_or_no_group_is_refused(file: Path) -> None:
     assert "Is a directory" in mistake(file=file.parent)
 
 
+# ------------------------------------------------------------------------------------------ paths
+
+
+def test_paths_are_from_the_root_and_the_home_is_spelled_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    config = load(None, ["run_dir=~/r", "data.root=~/d", "model.weights=w.pth"], {}).config
+    assert (config.run_dir, config.data.root) == (f"{tmp_path}/home/r", f"{tmp_path}/home/d")
+    assert config.model.weights == f"{tmp_path}/w.pth"
+    config = load(None, ["run_dir=r", "data.root=d", "model.weights=~/w.pth"], {}).config
+    assert (config.run_dir, config.data.root) == ("r", f"{tmp_path}/d")  # as short as it was given
+    assert config.model.weights == f"{tmp_path}/home/w.pth"
+
+
+def test_what_is_no_path_stays_as_it_is() -> None:
+    overrides = ["data.source=a.b:c", "data.root=s3://bucket/x", "model.weights=IMAGENET1K_V1"]
+    config = load(None, overrides, {}).config
+    assert (config.data.root, config.model.weights) == ("s3://bucket/x", "IMAGENET1K_V1")
+    assert load(None, ["run_dir="], {}).config.run_dir is None
+
+
+def test_a_home_that_there_is_not_is_refused() -> None:
+    assert mistake("run_dir=~nobody-of-this-name/x").startswith("run_dir: no home folder is known")
+
+
+def test_the_resolved_config_names_the_same_places_from_another_folder(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file.write_text(load(None, ["run_dir=r", "data.root=d"], {}).to_yaml())
+    monkeypatch.chdir("/")
+    config = load(file, [], {}).config
+    assert (config.run_dir, config.data.root) == (f"{tmp_path}/r", f"{tmp_path}/d")
+
+
 # ------------------------------------------------------------------------------ the same run again
 
 words = st.sampled_from(["no", "1e-3", "on", "null", "7", "a: b", "x # y", "ä", "two\nlines", ""])

@@ -24,7 +24,7 @@ LAYERS = [
     {"models", "optim", "metrics"},
     {"config_help", "slurm"},
     {"arguments"},
-    {"phases", "mistakes"},
+    {"phases", "mistakes", "paths"},
     {"config", "yaml12", "atomic", "file_lock", "command", "randomness"},
     {"errors"},
 ]
@@ -96,7 +96,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 LIGHT = [
-    "tl.errors", "tl.yaml12", "tl.config", "tl.mistakes", "tl.phases", "tl.arguments",
+    "tl.errors", "tl.yaml12", "tl.config", "tl.mistakes", "tl.phases", "tl.paths", "tl.arguments",
     "tl.config_help", "tl.command", *(name for name in MODULES if name.split(".")[0] == "launch"),
 ]  # fmt: skip
 

@@ -20,6 +20,7 @@ from tl import yaml12
 from tl.config import Config, Phase, Training
 from tl.errors import UserError, brief, did_you_mean
 from tl.mistakes import MOST_MISTAKES, Origins, dotted, explain, origin_of
+from tl.paths import absolute, with_paths
 from tl.phases import expand
 from tl.yaml12 import KeyPath
 
@@ -41,8 +42,10 @@ class Loaded:
     """Where each value of `tree` came from: ``file:line``, a variable or an argument."""
 
     def to_yaml(self) -> str:
-        """The resolved config; loading it again gives the same run."""
+        """The resolved config; loading it again, in any folder, gives the same run."""
         dumped = self.config.model_dump(exclude={"phases"})
+        if self.config.run_dir:
+            dumped["run_dir"] = absolute(self.config.run_dir, "run_dir")
         # Phases keep to what differs, so that an override of a top-level key still reaches them.
         dumped["phases"] = self.tree.get("phases")
         return yaml12.dump(dumped)
@@ -52,6 +55,7 @@ def load(
     file: str | Path | None = None,
     overrides: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
+    run_dir: Path | None = None,
 ) -> Loaded:
     """Read, merge and check all layers.
 
@@ -59,6 +63,7 @@ def load(
         file: a YAML file, or None.
         overrides: ``key.path=value`` arguments; values are YAML.
         environ: the environment; ``os.environ`` by default.
+        run_dir: where the run is now, in place of where the file says that it is.
 
     Raises:
         UserError: all mistakes at once, each with the place it came from.
@@ -70,6 +75,8 @@ def load(
 
     if file is not None:
         _merge_file(tree, origins, Path(file))
+    if run_dir is not None:
+        tree["run_dir"], origins["run_dir",] = str(run_dir), "the folder of the run that goes on"
     for path, value, origin in [*_from_environment(environ), *_from_arguments(overrides)]:
         if path[0] == "phases" and len(path) > 1 and not tree.get("phases"):
             for_expanded.append((path, value, origin))
@@ -97,7 +104,7 @@ def load(
     phases = _phases(partial, tree, origins)
     if config.strategy is None:
         config = config.model_copy(update={"phases": list(phases)})
-    return Loaded(config, phases, tree, origins)
+    return Loaded(with_paths(config), phases, tree, origins)
 
 
 def _phases(partial: Any, tree: Tree, origins: Origins) -> tuple[Phase, ...]:

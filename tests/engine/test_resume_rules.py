@@ -66,6 +66,20 @@ def test_a_change_has_the_rule_of_its_key(override: str, key: str, rule: str) ->
     assert rules(override) == {key: rule}
 
 
+def test_a_weights_file_may_lie_elsewhere_but_be_no_other_kind_of_weights() -> None:
+    file, moved = loaded("model.weights=a/w.pth"), loaded("model.weights=b/w.pth")
+    assert [change.rule for change in changes(file, moved, 0)] == ["warned"]
+    assert [change.rule for change in changes(file, loaded(), 0)] == ["fatal"]
+    assert [change.rule for change in changes(file, loaded("model.weights=null"), 0)] == ["fatal"]
+
+
+def test_the_same_run_dir_said_from_another_folder_is_no_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert changes(loaded("run_dir=r"), loaded(f"run_dir={tmp_path}/r"), 0) == []
+
+
 def test_nothing_of_a_phase_that_is_over_may_change() -> None:
     assert rules("phases.0.optimizer.lr=0.5") == {"phases.0.optimizer.lr": "fatal"}
     assert rules("phases.0.optimizer.lr=0.5", phase=0) == {"phases.0.optimizer.lr": "warned"}

@@ -21,6 +21,7 @@ import pytest
 import torch
 from gloo_workers import GlooWorkers
 from PIL import Image
+from torchvision import models
 
 ROOT = Path(__file__).parents[2]
 TRAIN = str(ROOT / "launch" / "train.py")
@@ -299,3 +300,46 @@ def test_a_bad_image_is_an_error_that_names_the_file_and_the_mend(
     assert "Traceback" not in errors
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
     shutil.rmtree(tmp_path / "run")
+
+
+def test_a_run_that_was_moved_goes_on_where_it_is_from_any_folder(
+    gloo_workers: GlooWorkers, tmp_path: Path
+) -> None:
+    _folder(tmp_path / "start" / "images", GOOD)
+    torch.save(models.squeezenet1_1(weights=None).state_dict(), tmp_path / "start" / "w.pth")
+    arguments = ["data.root=images", "model.weights=w.pth", "model.name=squeezenet1_1",
+                 "data.image_size=32", "data.workers=0", "epochs=2", "run_dir=old",
+                 "tracking.trackers=[jsonl]"]  # fmt: skip
+    [(code, _, errors)] = gloo_workers.run(1, call_main_in, tmp_path / "start", arguments)
+    assert code == 0, errors
+    moved = (tmp_path / "start" / "old").rename(tmp_path / "new")
+    (moved / "summary.json").unlink()
+    shutil.rmtree(sorted((moved / "checkpoints").iterdir())[-1])
+    for command in (["--resume", "new"], [f"{moved}/config.yaml", "--resume", "auto"]):
+        [(code, out, errors)] = gloo_workers.run(1, call_main_in, tmp_path, command)
+        assert code == 0, errors
+        assert "going on after step" in out
+        assert (moved / "summary.json").is_file()
+        assert not (tmp_path / "start" / "old").exists()
+    [(code, _, errors)] = gloo_workers.run(
+        1, call_main_in, tmp_path, ["--resume", "new", "run_dir=other"]
+    )
+    assert code == 2
+    assert "leave run_dir out" in errors
+
+    # What it needs was moved as well: the error says what to give, and that works.
+    for name in ("images", "w.pth"):
+        (tmp_path / "start" / name).rename(tmp_path / name)
+    (moved / "summary.json").unlink()
+    for expected, given in (("data.root=FOLDER", "images"), ("model.weights=FILE", "w.pth")):
+        [(code, _, errors)] = gloo_workers.run(1, call_main_in, tmp_path, command)
+        assert code == 2
+        assert expected in errors
+        command = [*command, expected.partition("=")[0] + f"={given}"]
+    [(code, out, errors)] = gloo_workers.run(1, call_main_in, tmp_path, command)
+    assert code == 0, errors
+
+
+def call_main_in(folder: Path, arguments: list[str]) -> tuple[int, str, str]:
+    with contextlib.chdir(folder):
+        return call_main(arguments)

@@ -40,7 +40,9 @@ def folder(data: DataConfig, seed: int) -> Source:
     root = Path(data.root).expanduser()
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise UserError(f"data.root {root} {what}. Give the folder with train/ and val/")
+        raise UserError(
+            f"data.root {root} {what}. Give the folder with train/ and val/, as data.root=FOLDER"
+        )
     tree = ImageTree.at(root, data)
 
     children = tree.folders("")

@@ -21,6 +21,7 @@ from tl.models.stages import is_below
 from tl.models.weights import LoadReport
 from tl.objectives import objective_class
 from tl.optim import parameter_groups
+from tl.paths import is_weights_path
 from tl.tracking.console import ConsoleTracker
 from tl.tracking.tables import table
 
@@ -56,7 +57,7 @@ def make_network(config: Config, source: Source) -> tuple[Network, Preprocessing
 
 def _classes_of(chosen: str | None) -> list[str] | None:
     """The classes that weights were trained for, if they are those of a run."""
-    if chosen is None or not weight_files.looks_like_path(chosen):
+    if chosen is None or not is_weights_path(chosen):
         return None
     folder = weight_files.model_folder(Path(chosen).expanduser())
     return saved.read_config(folder / "config.json")["classes"] if folder else None

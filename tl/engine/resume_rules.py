@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from tl.arguments import Loaded
 from tl.errors import UserError
+from tl.paths import absolute, is_weights_path
 
 Rule = Literal["fatal", "warned", "free"]
 
@@ -94,14 +95,22 @@ def changes(before: Loaded, now: Loaded, phase: int) -> list[Change]:
     the shared training keys.
     """
     found = []
+    rule: Rule
     old, new = (_flat(loaded.config.model_dump(include=_OF_RUN)) for loaded in (before, now))
+    for values in (old, new):
+        values["run_dir"] = values["run_dir"] and absolute(values["run_dir"], "run_dir")
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
-            found.append(Change(key, old.get(key), new.get(key), rule_of(key, RUN)))
+            rule = rule_of(key, RUN)
+            if key == "model.weights" and all(
+                isinstance(value, str) and is_weights_path(value) for value in (old[key], new[key])
+            ):
+                rule = "warned"  # the file may have been moved; its tensors are in the checkpoint
+            found.append(Change(key, old.get(key), new.get(key), rule))
     for i in range(max(len(before.phases), len(now.phases))):
         if i >= min(len(before.phases), len(now.phases)):
             ours, theirs = ([p.name for p in loaded.phases][i:] for loaded in (before, now))
-            rule: Rule = "fatal" if i <= phase and ours else "warned"
+            rule = "fatal" if i <= phase and ours else "warned"
             found.append(Change("phases", ours, theirs, rule))
             break
         old, new = (_flat(loaded.phases[i].model_dump()) for loaded in (before, now))

@@ -33,6 +33,21 @@ def nowhere() -> TextIO:
     return Path(os.devnull).open("w")
 
 
+def of_command(file: str | None, resume: str) -> tuple[str | None, Path | None]:
+    """The config to load, and where the run of it is now if that is known.
+
+    A run that goes on has its own config unless it is given another, and is where it lies: it may
+    have been moved since that config was written.
+    """
+    if resume not in ("never", "auto"):
+        folder = Path(resume)
+        if file is None and not (folder / CONFIG).is_file():
+            raise UserError(_no_run(resume))
+        return file or str(folder / CONFIG), folder
+    own = file is not None and Path(file).name == CONFIG and Path(file).with_name(RUN_ID).is_file()
+    return file, Path(file).parent if file and own and resume == "auto" else None
+
+
 def choose(config: Config, resume: str) -> Path:
     """The folder that a run writes to. `--resume DIR` names that of the run that goes on.
 
@@ -47,7 +62,7 @@ def choose(config: Config, resume: str) -> Path:
     else:
         folder = Path(resume)
         if not (folder / CONFIG).is_file():
-            raise UserError(f"--resume {resume}: no run is in that folder (no {CONFIG})")
+            raise UserError(_no_run(resume))
         if config.run_dir is not None and Path(config.run_dir).resolve() != folder.resolve():
             raise UserError(f"--resume {resume} goes on in that folder; leave run_dir out")
     try:
@@ -62,6 +77,13 @@ def choose(config: Config, resume: str) -> Path:
             "another run_dir; nothing was overwritten."
         )
     return folder
+
+
+def _no_run(resume: str) -> str:
+    return (
+        f"--resume {resume}: no run is in that folder (no {CONFIG}). Give the run_dir of a run, "
+        "or run_dir=FOLDER --resume auto to start it if there is none"
+    )
 
 
 class Lock:

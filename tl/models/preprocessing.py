@@ -16,6 +16,7 @@ from tl.atomic import from_json
 from tl.errors import UserError, brief
 from tl.models import published, timm_models, weight_files
 from tl.models.zoo import LARGEST_SIZE
+from tl.paths import is_weights_path
 
 _INTERPOLATIONS = [mode.value for mode in InterpolationMode]
 
@@ -69,7 +70,7 @@ def preprocessing_of(architecture: str, weights: str | None) -> Preprocessing:
     architecture's DEFAULT weights. Source: the ``transforms()`` of torchvision's weights, and
     timm's data config. Raises UserError for unknown names and a broken folder.
     """
-    is_path = weights is not None and weight_files.looks_like_path(weights)
+    is_path = weights is not None and is_weights_path(weights)
     if weights is not None and is_path:
         folder = weight_files.model_folder(Path(weights).expanduser())
         if folder is not None:

@@ -15,6 +15,7 @@ from torchvision.models import WeightsEnum
 from tl.errors import UserError, unknown
 from tl.models import timm_models, weight_files
 from tl.models.zoo import check_architecture
+from tl.paths import is_weights_path
 
 # What a download can fail with: urllib's errors and timeouts are OSErrors.
 _NO_DOWNLOAD = (OSError, http.client.HTTPException)
@@ -44,7 +45,7 @@ def is_cached(architecture: str, weights: str | None) -> bool:
 
     It may be false for weights of timm that are there: a download then finds them.
     """
-    if weights is None or weight_files.looks_like_path(weights):
+    if weights is None or is_weights_path(weights):
         return True
     if not timm_models.is_timm(architecture):
         return cache_file(architecture, weights).is_file()

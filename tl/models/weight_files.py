@@ -21,8 +21,6 @@ from torch import Tensor
 
 from tl.errors import UserError, printable
 
-SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
-
 # Of what other types there are (complex, 8-bit floats) a network of ours has no parameters.
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -30,16 +28,6 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, tor
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 # What DistributedDataParallel and torch.compile put in front of every name.
 _PREFIXES = ("module.", "_orig_mod.")
-
-
-def looks_like_path(text: str) -> bool:
-    """Whether ``text`` names a file or folder: it exists, has a separator or a weights suffix."""
-    return (
-        "/" in text
-        or "\\" in text
-        or text.casefold().endswith(SUFFIXES)
-        or Path(text).expanduser().exists()
-    )
 
 
 def model_folder(path: Path) -> Path | None:
@@ -67,7 +55,10 @@ def read(path: Path) -> dict[str, Tensor]:
             "model/model.safetensors. Give such a folder or a weights file."
         )
     if not path.is_file():
-        raise UserError(f"weights file {path} does not exist (current folder: {Path.cwd()}).")
+        raise UserError(
+            f"weights file {path} does not exist (current folder: {Path.cwd()}). Give "
+            "the file with model.weights=FILE."
+        )
     if path.stat().st_size == 0:
         raise UserError(f"weights file {path} is empty: copy or download it again.")
     loaded = safetensors(path) if path.suffix == ".safetensors" else _pickled(path)

@@ -18,6 +18,7 @@ from tl.models.network import Network, head_parameters
 from tl.models.published import download, is_cached
 from tl.models.stages import is_below
 from tl.models.zoo import set_final_relu
+from tl.paths import is_weights_path
 
 __all__ = ["LoadReport", "download", "fit", "is_cached", "load"]
 
@@ -54,7 +55,7 @@ def load(
     if weights is None:
         return LoadReport("random weights", 0, tuple(network.model.state_dict()), ())
     final_relu = True  # SqueezeNet as published
-    if weight_files.looks_like_path(weights):
+    if is_weights_path(weights):
         path = Path(weights).expanduser()
         folder = weight_files.model_folder(path)
         state = weight_files.read(folder / "model.safetensors" if folder else path)
