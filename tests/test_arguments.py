@@ -258,6 +258,37 @@ def test_a_config_that_is_no_text_or_no_group_is_refused(file: Path) -> None:
     assert "Is a directory" in mistake(file=file.parent)
 
 
+# ---------------------------------------------------------------------------------- epochs or steps
+
+
+def test_the_later_of_epochs_and_steps_takes_the_place_of_the_earlier(file: Path) -> None:
+    by_epochs = given_file(file, "steps: 100\n", "epochs=2")
+    assert (by_epochs.phases[0].epochs, by_epochs.phases[0].steps) == (2, None)
+    by_steps = given_file(file, "epochs: 100\n", "steps=2", TL_EPOCHS="3")
+    assert by_steps.phases[0].steps == 2
+    by_variable = given_file(file, "epochs: 100\n", TL_STEPS="3")
+    assert by_variable.phases[0].steps == 3
+
+
+def test_the_later_counts_within_a_phase_too(file: Path) -> None:
+    text = "steps: 9\nphases:\n- {train: head, steps: 100}\n- {train: full, epochs: 5}\n"
+    a, b = given_file(file, text, "phases.0.epochs=2", "phases.1.steps=3", "epochs=7").phases
+    assert (a.epochs, a.steps) == (2, None)
+    assert b.steps == 3
+
+
+def test_epochs_and_steps_from_one_layer_are_a_mistake_with_both_places(file: Path) -> None:
+    file.write_text("epochs: 1\nsteps: 2\n")
+    both = "epochs and steps are two durations of the same phase: give one"
+    assert mistake(file=file) == f"{both} ({file}:1, {file}:2)"
+    assert (
+        mistake("epochs=1", "steps=2") == f"{both} (command line: epochs=1, command line: steps=2)"
+    )
+    file.write_text("phases:\n- train: head\n  epochs: 1\n  steps: 2\n")
+    assert mistake(file=file).startswith("phases.0.epochs and phases.0.steps are two durations")
+    assert given_file(file, "epochs: 1\nsteps: null\n").phases[0].epochs == 1
+
+
 # ------------------------------------------------------------------------------------------ paths
 
 
@@ -319,8 +350,13 @@ overrides = st.lists(
 )  # fmt: skip
 
 
+def has_one_duration(overrides: list[str]) -> bool:
+    starts = [override.partition("=") for override in overrides]
+    return len({key for key, _, value in starts if value != "null"} & {"epochs", "steps"}) < 2
+
+
 @settings(max_examples=80, deadline=None)
-@given(overrides)
+@given(overrides.filter(has_one_duration))
 def test_the_resolved_config_is_the_same_run(
     tmp_path_factory: pytest.TempPathFactory, overrides: list[str]
 ) -> None:

@@ -40,6 +40,7 @@ def test_types_are_written_for_people(annotation: Any, shown: str) -> None:
 
 OVERRIDES = [
     "strategy=last_stages(2)", "phases=[{train: head}, {train: full, epochs: 3}]",
+    "steps=7", "phases.0.epochs=2",
     "phases.0.optimizer.lr=0.5", "optimizer={lr: 0.25}", "run_dir=null", "run_dir='null'",
     'tracking.wandb.name="two\\nlines # and no comment"', "tracking.wandb.tags=[a b, 'no', '1e-3']",
     "data.root=" + "long/ " * 60, "tracking.wandb.name=over\n  lines", "data.classes=[no, 7]",

@@ -19,7 +19,15 @@ from pydantic import BaseModel, ValidationError
 from tl import yaml12
 from tl.config import Config, Phase, Training
 from tl.errors import UserError, brief, did_you_mean
-from tl.mistakes import MOST_MISTAKES, Origins, dotted, explain, origin_of
+from tl.mistakes import (
+    LAYERS,
+    MOST_MISTAKES,
+    Origins,
+    dotted,
+    explain,
+    keep_later_duration,
+    origin_of,
+)
 from tl.paths import absolute, with_paths
 from tl.phases import expand
 from tl.yaml12 import KeyPath
@@ -41,9 +49,14 @@ class Loaded:
     origins: Origins
     """Where each value of `tree` came from: ``file:line``, a variable or an argument."""
 
+    def values(self) -> Tree:
+        """Every key but the phases, as a config may give them: steps or epochs, not both."""
+        without = {"phases"} if self.config.steps is None else {"phases", "epochs"}
+        return self.config.model_dump(exclude=without)
+
     def to_yaml(self) -> str:
         """The resolved config; loading it again, in any folder, gives the same run."""
-        dumped = self.config.model_dump(exclude={"phases"})
+        dumped = self.values()
         if self.config.run_dir:
             dumped["run_dir"] = absolute(self.config.run_dir, "run_dir")
         # Phases keep to what differs, so that an override of a top-level key still reaches them.
@@ -83,6 +96,7 @@ def load(
         else:
             _assign(tree, origins, path, value, origin)
 
+    keep_later_duration(tree, (), origins)
     config = _validate({k: v for k, v in tree.items() if k != "phases" or v is None}, origins, tree)
     if tree.get("phases") is None:
         assert config.strategy is not None
@@ -117,9 +131,10 @@ def _phases(partial: Any, tree: Tree, origins: Origins) -> tuple[Phase, ...]:
     for i, own in enumerate(partial):
         if not isinstance(own, dict):
             raise UserError(f"phases.{i} must hold keys such as name and train ({place})")
+        keep_later_duration(own, ("phases", i), origins)
         merged = _merged(shared, own)
-        if "epochs" in own and "steps" not in own:
-            merged.pop("steps", None)  # the duration that stands nearer counts
+        if own.keys() & {"epochs", "steps"}:  # the duration that stands nearer counts
+            merged.pop("epochs" if own.get("steps") is not None else "steps", None)
         merged.setdefault("name", f"phase{i + 1}")
         try:
             phases.append(Phase.model_validate(merged))
@@ -179,7 +194,7 @@ def _siblings(file: Path) -> list[Path]:
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[KeyPath, Any, str]]:
     for name in sorted(environ):
         if name.startswith(ENVIRONMENT_PREFIX):
-            origin = f"environment: {name}"
+            origin = f"{LAYERS[0]}{name}"
             dotted = name[len(ENVIRONMENT_PREFIX) :].lower().replace("__", ".")
             path = _key_path(dotted, origin)
             yield path, _value(path, environ[name], origin), origin
@@ -189,12 +204,12 @@ def _from_arguments(arguments: Sequence[str]) -> Iterator[tuple[KeyPath, Any, st
     for argument in arguments:
         key, equals, text = argument.partition("=")
         # Without its value: what is no key may be a mistyped one that holds a secret.
-        origin = f"command line: {key[:200]}"
+        origin = f"{LAYERS[1]}{key[:200]}"
         if not equals:
             raise UserError(f"{brief(argument)} is not key.path=value")
         path = _key_path(key, origin)
         if _is_key(path):
-            origin = f"command line: {argument if len(argument) <= 200 else key}"
+            origin = f"{LAYERS[1]}{argument if len(argument) <= 200 else key}"
         yield path, _value(path, text, origin), origin
 
 

@@ -147,7 +147,7 @@ class Training(Keys):
     epochs: PositiveInt = 10
     """passes over the training data"""
     steps: PositiveInt | None = None
-    """optimizer steps; takes the place of epochs"""
+    """optimizer steps, in place of epochs: the one that is given later counts"""
     global_batch_size: PositiveInt = 32
     """images in one optimizer step, over all processes"""
     gradient_accumulation: PositiveInt = 1

@@ -48,8 +48,7 @@ def describe_config(loaded: Loaded) -> str:
     What a strategy stands for follows as comments.
     """
     pairs: list[tuple[str, str]] = []
-    values = loaded.config.model_dump(exclude={"phases"})
-    _append(pairs, values, (), loaded.origins, indent=0)
+    _append(pairs, loaded.values(), (), loaded.origins, indent=0)
     if loaded.tree.get("phases") is None:
         pairs.append((f"# {loaded.config.strategy} stands for these phases:", ""))
         spelled_out = [phase.model_dump() for phase in loaded.phases]

@@ -13,6 +13,8 @@ from tl.yaml12 import KeyPath
 
 Origins = dict[KeyPath, str]
 """Where the values came from: ``file:line``, a variable or an argument."""
+LAYERS = ("environment: ", "command line: ")
+"""How an origin begins that is in no file, in the order of the layers."""
 MOST_MISTAKES = 20
 """Mistakes that are said at once. To find where one came from takes a look at every value."""
 
@@ -55,6 +57,31 @@ def origin_of(path: KeyPath, prefix: KeyPath, origins: Origins) -> str:
     candidates += [below for below in origins if path and below[: len(path)] == path]
     candidates += [path[:n] for n in range(len(path) - 1, 0, -1)]
     return next((origins[c] for c in candidates if c in origins), "")
+
+
+def keep_later_duration(keys: dict[str, Any], prefix: KeyPath, origins: Origins) -> None:
+    """Take out of ``keys``, which lie at ``prefix``, the earlier of `epochs` and `steps`.
+
+    Raises:
+        UserError: both are from the same layer, where none is the later.
+    """
+    given = [key for key in ("epochs", "steps") if keys.get(key) is not None]
+    if len(given) < 2:
+        return
+    places = [origins.get((*prefix, key), "") for key in given]
+    layers = [_layer(place) for place in places]
+    if layers[0] == layers[1] and all(places):
+        names = " and ".join(dotted((*prefix, key)) for key in given)
+        where = ", ".join(dict.fromkeys(places))
+        raise UserError(f"{names} are two durations of the same phase: give one ({where})")
+    earlier = given[layers.index(min(layers))]
+    del keys[earlier]
+    origins.pop((*prefix, earlier), None)
+
+
+def _layer(origin: str) -> int:
+    """The number of the layer that a value came from, the later the higher."""
+    return next((n for n, start in enumerate(LAYERS) if origin.startswith(start)), -1)
 
 
 def _nearest_key(loc: tuple[str | int, ...], model: type[BaseModel]) -> str:

@@ -173,7 +173,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
 def test_a_checkpoint_is_the_state_at_its_step(gloo_workers: GlooWorkers, tmp_path: Path) -> None:
     every = ("checkpoint.every_steps=1", "checkpoint.keep=99")
     for step in (1, 2, 3):
-        short = [f"steps={step}", *every]
+        short = [f"phases.0.steps={step}", *every]
         gloo_workers.run(1, run, str(tmp_path / f"{step}"), *short, "schedule.name=constant")
     gloo_workers.run(1, run, str(tmp_path / "constant"), *every, "schedule.name=constant")
     for step in (1, 2, 3):
