@@ -73,6 +73,39 @@ def test_print_config_says_where_each_value_came_from(tmp_path: Path) -> None:
         assert re.search(rf"^{re.escape(line)} +# {re.escape(origin)}$", shown, re.MULTILINE), line
 
 
+def test_print_config_says_where_each_value_of_a_phase_came_from(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("phases:\n- train: head\n  optimizer: {lr: 0.5}\n- {name: b, train: full}\n")
+    overrides = [
+        "phases.1.optimizer.momentum=0.3",
+        "optimizer.weight_decay=0.1",
+        "phases.1.steps=7",
+    ]
+    shown = describe_config(load(file, overrides, {"TL_EPOCHS": "2"}))
+    first, second = shown.partition("\nphases:")[2].split("\n- ")[1:]
+    expected = [
+        (first, "train: head", f"{file}:2"), (first, "    lr: 0.5", f"{file}:3"),
+        (first, "    # weight_decay: 0.1", "top level, command line: optimizer.weight_decay=0.1"),
+        (first, "  # epochs: 2", "top level, environment: TL_EPOCHS"),
+        (first, "    # momentum: 0.9", "default"), (first, "  # clip_norm: 1.0", "default"),
+        (second, "name: b", f"{file}:4"), (second, "    # lr: 0.01", "default"),
+        (second, "    momentum: 0.3", "command line: phases.1.optimizer.momentum=0.3"),
+        (second, "  steps: 7", "command line: phases.1.steps=7"),
+    ]  # fmt: skip
+    for phase, line, origin in expected:
+        assert re.search(rf"^{re.escape(line)} +# {re.escape(origin)}$", phase, re.MULTILINE), line
+    assert " epochs" not in second
+    values = [line for line in (first + second).splitlines() if not line.endswith(":")]
+    assert all("  # " in line for line in values)
+
+
+def test_print_config_says_which_strategy_a_value_came_from() -> None:
+    origin = "strategy full, command line: strategy=full"
+    for overrides in (["strategy=full"], ["strategy=full", "phases.0.epochs=3"]):
+        shown = describe_config(load(None, overrides, {}))
+        assert re.search(rf"^(#   |  )train: full +# {origin}$", shown, re.MULTILINE)
+
+
 def test_print_config_spells_a_strategy_out_in_comments() -> None:
     shown = describe_config(load(None, ["strategy=last_stages(2)"], {}))
     assert "# last_stages(2) stands for these phases:\n# phases:\n# - " in shown

@@ -44,6 +44,8 @@ class Loaded:
     """Every key; `config.phases` are the phases if they were spelled out, None with a strategy."""
     phases: tuple[Phase, ...]
     """The phases that will run, with every key filled in."""
+    own: tuple[Tree, ...]
+    """What each of these was given itself, by the layers or by the strategy."""
     tree: Tree
     """What the layers gave, without defaults."""
     origins: Origins
@@ -107,6 +109,9 @@ def load(
         if for_expanded:
             # An override of one phase spells the strategy out.
             holder: Tree = {"phases": partial}
+            place = f"strategy {config.strategy}, {origins.get(('strategy',), 'default')}"
+            for i, phase in enumerate(partial):
+                _stamp(origins, ("phases", i), phase, place)
             for path, value, origin in for_expanded:
                 _assign(holder, origins, path, value, origin)
             tree["strategy"], tree["phases"] = None, holder["phases"]
@@ -118,7 +123,7 @@ def load(
     phases = _phases(partial, tree, origins)
     if config.strategy is None:
         config = config.model_copy(update={"phases": list(phases)})
-    return Loaded(with_paths(config), phases, tree, origins)
+    return Loaded(with_paths(config), phases, tuple(partial), tree, origins)
 
 
 def _phases(partial: Any, tree: Tree, origins: Origins) -> tuple[Phase, ...]:

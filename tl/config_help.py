@@ -45,20 +45,18 @@ def describe_keys() -> str:
 def describe_config(loaded: Loaded) -> str:
     """The resolved config as YAML that can be run, with a comment on where each value came from.
 
-    What a strategy stands for follows as comments.
+    What a strategy stands for follows as comments; so does, in phases that are spelled out, what
+    they take from the top level: an override of that still reaches them.
     """
     pairs: list[tuple[str, str]] = []
     _append(pairs, loaded.values(), (), loaded.origins, indent=0)
     if loaded.tree.get("phases") is None:
         pairs.append((f"# {loaded.config.strategy} stands for these phases:", ""))
-        spelled_out = [phase.model_dump() for phase in loaded.phases]
-        text = yaml12.dump({"phases": spelled_out})
-        pairs += [(f"# {line}", "") for line in text.splitlines()]
+        spelled_out = [line for i in range(len(loaded.phases)) for line in _phase(loaded, i, "")]
+        pairs += [(f"# {line}", origin) for line, origin in [("phases:", ""), *spelled_out]]
     else:
-        origin = loaded.origins.get(("phases",), "command line")
-        text = yaml12.dump({"phases": loaded.tree["phases"]})
-        first, *rest = text.splitlines()
-        pairs += [(first, origin), *((line, "") for line in rest)]
+        pairs.append(("phases:", loaded.origins.get(("phases",), "command line")))
+        pairs += [line for i in range(len(loaded.phases)) for line in _phase(loaded, i, "# ")]
     pairs = [(text, " ".join(origin.split())) for text, origin in pairs]  # a comment is one line
     width = min(40, max(len(text) for text, origin in pairs if origin))
     return "\n".join(f"{text:<{width}}  # {origin}" if origin else text for text, origin in pairs)
@@ -79,6 +77,37 @@ def _append(
         else:
             line = f"{' ' * indent}{key}: {yaml12.dump_inline(value)}"
             pairs.append((line, origins.get(here, "default")))
+
+
+def _phase(loaded: Loaded, number: int, mark: str) -> list[tuple[str, str]]:
+    """The lines of a phase and where each value came from. ``mark`` is before what it inherits."""
+    phase, own = loaded.phases[number], loaded.own[number]
+    shown = phase.model_dump(exclude={"steps" if phase.steps is None else "epochs"})
+    # An item of a list begins with what is its own.
+    first = [key for key in ("name", "train") if key in own]
+    lines: list[tuple[str, str]] = []
+
+    def add(values: Mapping[str, Any], own: Mapping[str, Any], path: KeyPath, indent: int) -> None:
+        for key, value in values.items():
+            here, is_own = (*path, key), key in own
+            start = " " * indent + ("" if is_own and own[key] != {} else mark)
+            if isinstance(value, dict):
+                lines.append((f"{start}{key}:", ""))
+                add(value, own.get(key, {}), here, indent + 2)
+            else:
+                origin = _origin_in_phase(loaded, number, here, is_own)
+                lines.append((f"{start}{key}: {yaml12.dump_inline(value)}", origin))
+
+    add({**{key: shown[key] for key in first}, **shown}, own, (), indent=2)
+    return [(f"- {lines[0][0].lstrip()}", lines[0][1]), *lines[1:]]
+
+
+def _origin_in_phase(loaded: Loaded, number: int, path: KeyPath, is_own: bool) -> str:
+    origins = loaded.origins
+    if not is_own:
+        return f"top level, {origins[path]}" if path in origins else "default"
+    strategy = f"strategy {loaded.config.strategy}, {origins.get(('strategy',), 'default')}"
+    return origins.get(("phases", number, *path), strategy)
 
 
 def json_schema() -> str:
