@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -49,6 +50,26 @@ def explain(
     if error.error_count() > len(lines):
         lines.append(f"and {error.error_count() - len(lines)} mistakes more")
     return UserError("\n".join(lines))
+
+
+@contextlib.contextmanager
+def blamed_on(origins: Origins, *path: str | int) -> Iterator[None]:
+    """Say of a user's error in the block where the value at ``path`` came from.
+
+    Of a group's it is the first key of that group which the message names, if it names one.
+    """
+    try:
+        yield
+    except UserError as error:
+        prefix = path[:2] if path[0] == "phases" else ()
+        if len(path) == 1:
+            named = re.search(rf"\b{path[0]}\.(\w+)", str(error))
+            if named is None:
+                raise
+            path = (*path, named[1])
+        # What phases a strategy stands for has no place of its own.
+        place = origin_of(path, prefix, origins) or (prefix and origins.get(("strategy",)))
+        raise type(error)(f"{error} ({place or f'{dotted(path)}, by default'})") from error
 
 
 def origin_of(path: KeyPath, prefix: KeyPath, origins: Origins) -> str:

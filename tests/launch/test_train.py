@@ -224,6 +224,60 @@ def test_bad_input_is_exit_code_2_one_clear_line_and_nothing_written(
     assert not (tmp_path / "ran").exists()
 
 
+NAMES = {
+    "model.name": ("resnet81", "resnet18"),
+    "model.weights": ("IMAGENET1K_V9", "IMAGENET1K_V1"),
+    "strategy": ("haed", "head"),
+    "phases": ("[{train: hed}]", "head"),
+    "objective": ("supervized", "supervised"),
+    "data.source": ("digit", "digits"),
+    "tracking.trackers": ("[jsnol]", "jsonl"),
+    "augment": ("standrd", "standard"),
+    "schedule.name": ("cosin", "cosine"),
+    "optimizer.name": ("sdg", "sgd"),
+}
+
+
+@pytest.mark.parametrize("key", NAMES)
+def test_an_unknown_name_offers_the_nearest_and_says_where_it_came_from(
+    gloo_workers: GlooWorkers, tmp_path: Path, key: str
+) -> None:
+    name, nearest = NAMES[key]
+    common = ["data.max_train=9", "data.image_size=32", f"run_dir={tmp_path / 'run'}"]
+    common += [] if key == "model.weights" else ["model.weights=null"]
+    file, group = tmp_path / "config.yaml", key.split(".")
+    file.write_text("seed: 1\n" + ":\n  ".join(group) + f": {name}\n")
+    for given, place in (
+        ([f"{key}={name}"], f"(command line: {key}={name})"),
+        ([str(file)], f"({file}:{1 + len(group)})"),
+    ):
+        [(code, _, errors)] = gloo_workers.run(1, call_main, [*given, *common])
+        assert code == 2
+        assert f"Did you mean '{nearest}'?" in errors
+        assert errors.rstrip().endswith(place)
+
+
+def test_a_part_that_cannot_train_is_blamed_on_what_names_it(
+    gloo_workers: GlooWorkers, tmp_path: Path
+) -> None:
+    for strategy in ("head(2)", "from_stage(fire1)", "regex(zzz)", "last_stages(99)"):
+        arguments = [*SMALL, f"strategy={strategy}", f"run_dir={tmp_path / 'run'}"]
+        [(code, _, errors)] = gloo_workers.run(1, call_main, arguments)
+        assert code == 2
+        assert f"(command line: strategy={strategy})" in errors
+
+
+def test_a_network_of_timm_trains(gloo_workers: GlooWorkers, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    arguments = [*SMALL, "model.name=timm:resnet10t", f"run_dir={tmp_path / 'run'}", "--dry-run"]
+    [(code, _, errors)] = gloo_workers.run(1, call_main, arguments)
+    assert code == 0, errors
+    [(code, _, errors)] = gloo_workers.run(1, call_main, [*arguments, "model.name=timm:resnet5"])
+    assert code == 2
+    assert "Did you mean 'timm:resnet50'?" in errors
+    assert "(command line: model.name=timm:resnet5)" in errors
+
+
 def test_a_mistake_is_said_by_the_main_process_alone(
     gloo_workers: GlooWorkers, tmp_path: Path
 ) -> None:

@@ -38,6 +38,8 @@ from tl.engine.stop_requests import STOP_FILE, StopRequests, deadline_of
 from tl.engine.summary import show_summary, summarize
 from tl.engine.watchdog import Watchdog
 from tl.errors import PeerFailed, Preempted, UserError
+from tl.freezing import trainable_names
+from tl.mistakes import blamed_on
 from tl.models import published, saved, tensor_files, zoo
 from tl.objectives import objective_class
 from tl.tracking.console import ConsoleTracker, open_console
@@ -69,24 +71,31 @@ def run(
     console = open_console() if here.is_main else open_console(run_dir.nowhere())
     if shared is None:
         console.say(here.describe())
-    for phase in loaded.phases:
+    for i, phase in enumerate(loaded.phases):
         check_batch(phase, here.world_size)
-        objective_class(phase.objective)
+        with blamed_on(loaded.origins, "phases", i, "objective"):
+            objective_class(phase.objective)
     views = config.tracking if here.is_main else TrackingConfig(trackers=[])
-    trackers = open_trackers(views, console, config.disk_errors)
+    with blamed_on(loaded.origins, "tracking", "trackers"):
+        trackers = open_trackers(views, console, config.disk_errors)
     folder = here.on_main(lambda: run_dir.choose(config, resume))
 
     # The cheap checks are done. Data and weights take a while.
-    source = here.on_all(lambda: open_source(config.data, config.seed))
+    with blamed_on(loaded.origins, "data"):
+        source = here.on_all(lambda: open_source(config.data, config.seed))
     images = identity(source)
     here.check_same("images", images)
     for note in (*source.notes, describe_source(source)):
         console.say(note)
-    zoo.check_architecture(config.model.name)
-    here.first_on_each_node(lambda: published.download(config.model.name, config.model.weights))
+    with blamed_on(loaded.origins, "model", "name"):
+        zoo.check_architecture(config.model.name)
+    with blamed_on(loaded.origins, "model", "weights"):
+        here.first_on_each_node(lambda: published.download(config.model.name, config.model.weights))
     network, preprocessing, report = here.on_all(lambda: make_network(config, source))
     console.say(describe_weights(report))
-    for phase in loaded.phases:
+    for i, phase in enumerate(loaded.phases):
+        with blamed_on(loaded.origins, "phases", i, "train"):
+            trainable_names(network, phase.train)
         show_plan(network, phase, report, here, console)
     if dry_run:
         console.say("dry run: all of this checks out; nothing was trained or written")

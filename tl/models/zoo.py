@@ -90,8 +90,10 @@ def rebuild(architecture: str, arguments: dict[str, Any]) -> Network:
 
 
 def check_architecture(architecture: str) -> None:
-    """Raise UserError unless this is the name of one of torchvision's networks."""
-    if architecture not in architectures():
+    """Raise UserError unless this is the name of one of torchvision's networks, or of timm's."""
+    if timm_models.is_timm(architecture):
+        timm_models.pretrained_config(architecture)
+    elif architecture not in architectures():
         raise unknown("architecture", architecture, architectures(), "or timm:NAME, with timm")
 
 
