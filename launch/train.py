@@ -13,7 +13,6 @@ from tl.command import (
     let_idle_threads_sleep,
     split_config,
 )
-from tl.errors import UserError
 
 
 def parser() -> Parser:
@@ -78,9 +77,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from tl.engine import quickstart, run, runtime
 
     if quickstart.is_asked_for(file, loaded):
-        if arguments.resume != "never":
-            raise UserError("the quickstart takes two minutes and cannot be resumed, start it anew")
-        quickstart.run(loaded, overrides, dry_run=arguments.dry_run)
+        quickstart.run(loaded, overrides, dry_run=arguments.dry_run, resume=arguments.resume)
     else:
         run.run(loaded, dry_run=arguments.dry_run, resume=arguments.resume)
     runtime.stop()

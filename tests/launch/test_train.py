@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import shlex
 import shutil
 import signal
 import subprocess
@@ -135,6 +136,33 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process(tmp_path: Path) -> None:
     while any(child.is_running() for child in children) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not [child for child in children if child.is_running()]
+
+
+def interrupt_at(start: str, *arguments: str) -> tuple[int, str]:
+    """Ctrl-C as soon as a line begins with ``start``; exit code and standard error."""
+    process = subprocess.Popen(
+        [sys.executable, TRAIN, *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert any(line.startswith(start) for line in process.stdout)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def test_a_quickstart_that_was_interrupted_goes_on_by_the_command_that_it_says(
+    tmp_path: Path,
+) -> None:
+    own = ["seed=3", "tracking.log_every=1", "tracking.trackers=[jsonl, console]"]
+    code, errors = interrupt_at("step", *own, f"run_dir={tmp_path / 'a b'}")
+    assert code == 75, errors
+    command = shlex.split(errors.strip().rpartition("to go on: ")[2])
+    assert command == ["tl", "train", *own, f"run_dir={tmp_path / 'a b'}", "--resume", "auto"]
+    code, errors = interrupt_at("going on after step", *command[2:])
+    assert code in (1, 75), errors  # it was still preparing, or it trained already
+    assert json.loads((tmp_path / "a b" / "pretrained" / "status.json").read_text())["step"] > 0
 
 
 # ------------------------------------------------------------------------------------ wrong input

@@ -129,8 +129,9 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         if agreement.stop and not run.is_over:
             finish_writing(run, last_checkpoint=True)
             reason = next(filter(None, runtime.from_all([run.stop_requests.reason])))
+            which = "auto" if run.config.run_dir else run.run_dir  # one that was given no name
             raise Preempted(
-                f"stopped after step {progress.step}, {reason}; to go on: --resume auto"
+                f"stopped after step {progress.step}, {reason}; to go on: --resume {which}"
             )
         if phase_ends:
             return

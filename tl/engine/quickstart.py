@@ -9,14 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-from tl import arguments
+from tl import arguments, yaml12
 from tl.arguments import Loaded
 from tl.atomic import write_json_atomically
 from tl.engine import run_dir, runtime
 from tl.engine.run import run as run_one
-from tl.errors import UserError
+from tl.errors import Preempted, UserError
 from tl.tracking.console import open_console
 from tl.tracking.tables import table
 
@@ -58,32 +59,50 @@ def is_asked_for(file: str | None, loaded: Loaded) -> bool:
     return file is None and {path[0] for path in loaded.origins} <= OWN_KEYS
 
 
-def run(loaded: Loaded, overrides: Sequence[str], *, dry_run: bool = False) -> dict[str, Any]:
+def run(
+    loaded: Loaded, overrides: Sequence[str], *, dry_run: bool = False, resume: str = "never"
+) -> dict[str, Any]:
     """Carry the quickstart out below ``run_dir``, show the table, and return its summary.
 
     Args:
         overrides: the command line's, of `OWN_KEYS`; every run of the quickstart gets them.
         dry_run: show the four freeze plans, but neither train nor write.
+        resume: ``auto``: go on where it was interrupted; runs that are done are not run again.
+
+    Raises:
+        Preempted: it was interrupted; the message has the command that goes on.
     """
     started = time.perf_counter()
     here = runtime.start(loaded.config)
     console = open_console() if here.is_main else open_console(run_dir.nowhere())
+    if resume == "auto" and loaded.config.run_dir is None:
+        raise UserError("--resume auto needs run_dir: which quickstart should go on?")
     folder = Path(here.from_main(loaded.config.run_dir or str(run_dir.new_name("quickstart"))))
-    if (folder / "summary.json").exists():
+    if here.from_main((folder / "summary.json").exists()):
         raise UserError(f"run_dir {folder} holds another quickstart; give another run_dir")
     own = [override for override in overrides if not override.startswith("run_dir=")]
+    launcher = "tl train" if here.world_size == 1 else "accelerate launch -m launch.train"
+    words = [*own, f"run_dir={yaml12.dump_inline(str(folder))}", "--resume", "auto"]
+    command = " ".join([launcher, *map(quote, words)])
 
     def one(name: str, *settings: str) -> dict[str, Any]:
-        run_dir_setting = f"run_dir={folder / name}"
+        run_dir_setting = f"run_dir={yaml12.dump_inline(str(folder / name))}"
         one_loaded = arguments.load(None, [*COMMON, *settings, *own, run_dir_setting])
-        return run_one(one_loaded, dry_run=dry_run, shared=here)
+        try:
+            return run_one(one_loaded, dry_run=dry_run, resume=resume, shared=here)
+        except Preempted as stopped:
+            what = str(stopped).partition("; ")[0]
+            raise Preempted(f"{name} {what}; to go on: {command}") from None
+        except KeyboardInterrupt:  # while a run is prepared, or the second one while it trains
+            console.say(f"to go on: {command}")
+            raise
 
     console.say(f"{here.describe()}\n\n1 of 4: a network learns digits 0 to 4 from 721 images\n")
     results = {"pretrained": one("pretrained", *PRETRAIN)}
     for number, (way, settings) in enumerate(WAYS.items(), start=2):
         console.say(f"\n{number} of 4: digits 5 to 9 from two images of each, {way}\n")
         # A dry run has no pretrained network, and needs none to show what would train.
-        weights = "null" if dry_run else str(folder / "pretrained")
+        weights = "null" if dry_run else yaml12.dump_inline(str(folder / "pretrained"))
         results[way] = one(way.replace(" ", "-"), *TRANSFER, f"model.weights={weights}", *settings)
     if dry_run:
         return {}
