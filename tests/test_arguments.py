@@ -211,6 +211,10 @@ def test_mistakes_of_all_phases_are_said_at_once(file: Path) -> None:
     [
         ("model=resnet50", "model is a group of keys, not 'resnet50': model.KEY=VALUE"),
         ("epochs=1.5", "epochs: must be a valid integer"),
+        ("data.background=[1,2]", "data.background: must be three numbers from 0 to 255, as [255"),
+        ("data.background=[1,2,300]", "data.background: must be three numbers from 0 to 255"),
+        ("data.background=red", "data.background: must be three numbers from 0 to 255"),
+        ("optimizer.betas=[0.5]", "optimizer.betas: must be a list of at least 2, not [0.5]."),
         ("optimizer.nesterov=yes", "optimizer.nesterov: must be a valid boolean, not 'yes'."),
         ("data.classes=[1.5]", "data.classes.0: must be a name or a whole number, not 1.5."),
         ("phases.1.epochs=3", "phases has 1 items, counted from 0; there is no 1"),

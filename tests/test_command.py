@@ -96,7 +96,7 @@ def test_a_reader_that_has_gone_is_no_traceback() -> None:
         assert process.wait(timeout=30) == FAILURE
 
 
-@pytest.mark.parametrize(("rank", "lines"), [("0", 2), ("1", 0)])
+@pytest.mark.parametrize(("rank", "lines"), [("0", 3), ("1", 0)])
 def test_a_usage_error_is_said_by_the_main_process_alone(
     rank: str, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,8 +90,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         if is_main_process():
             self.print_usage(sys.stderr)
+            # What parse_intermixed_args calls required though there may be none of it.
+            for action in self._actions:
+                if action.nargs == "*":
+                    message = message.replace(f", {action.metavar}", "")
             # Without the value of an option that there is not: it may be a secret.
             _complain(re.sub(r"(?s)(--?[\w-]+)=.*", r"\1=…", f"error: {message}"))
+            _complain(f"{self.prog} --help says more")
         raise SystemExit(BAD_INPUT)
 
     def print_help(self, file: object = None) -> None:

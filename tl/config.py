@@ -41,6 +41,13 @@ def _class_name(value: Any, check: Callable[[Any], str | int]) -> str | int:
         raise ValueError("must be a name or a whole number") from None
 
 
+def _colour(value: Any, check: Callable[[Any], list[int]]) -> list[int]:
+    try:
+        return check(value)
+    except ValidationError:  # of the list, or of one of its numbers
+        raise ValueError("must be three numbers from 0 to 255, as [255, 255, 255]") from None
+
+
 ClassName = Annotated[str | int, WrapValidator(_class_name)]
 
 
@@ -219,7 +226,7 @@ class DataConfig(Keys):
     """an image that cannot be decoded ends the run, or is named, counted and left out"""
     max_bad_images: NonNegativeInt = 100
     """`skip`: more bad images than this end the run"""
-    background: Annotated[list[Byte], _length(3)] = [255, 255, 255]
+    background: Annotated[list[Byte], _length(3), WrapValidator(_colour)] = [255, 255, 255]
     """RGB colour behind transparent pixels"""
     workers: Annotated[int, Field(ge=0, le=1024)] | None = None
     """loader processes for each training process; null: from the cores of the node"""

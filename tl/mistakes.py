@@ -41,6 +41,10 @@ def explain(
         else:
             message = problem["msg"].replace("Input should be", "must be")
             message = message.replace("Value error, ", "")
+            if problem["type"] in ("too_short", "too_long"):
+                number = problem["ctx"].get("min_length") or problem["ctx"]["max_length"]
+                bound = "at least" if problem["type"] == "too_short" else "at most"
+                message = f"must be a list of {bound} {number}"
             given = "" if isinstance(problem["input"], dict) else f", not {brief(problem['input'])}"
             near = ""
             if problem["type"] == "literal_error":

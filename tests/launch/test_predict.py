@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from launch import predict
+from launch import evaluate, predict
 from tl.data.transforms import plain_view
 from tl.engine.predict import BatchShares
 from tl.engine.prediction_rows import Csv, JsonLines, Prediction
@@ -225,6 +225,18 @@ def test_usage_errors(capsys):
         with pytest.raises(SystemExit) as caught:
             run(*wrong)
         assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("command", [predict, evaluate])
+def test_a_command_without_arguments_says_which_it_needs_and_where_help_is(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command.main([])
+    assert caught.value.code == 2
+    usage, error, more = capsys.readouterr().err.rsplit("\n", 3)[:3]
+    assert "RUN_DIR | MODEL_DIR" in usage
+    needed = "RUN_DIR | MODEL_DIR" + (", PATH" if command is predict else "")
+    assert error == f"error: the following arguments are required: {needed}"
+    assert more.endswith("--help says more")
 
 
 def test_an_output_that_is_a_link_stays_one(run_folder, images, tmp_path):

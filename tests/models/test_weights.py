@@ -1,6 +1,7 @@
 """Weights fit or are refused, with the names; nothing in a file is ever executed."""
 
 import os
+import pickle
 import urllib.error
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models as tv
 
+from tl.config import ModelConfig
 from tl.errors import UserError
 from tl.models import published, weights, zoo
 
@@ -103,7 +105,7 @@ def test_weights_of_another_architecture_are_called_so(tmp_path, donor):
 
 def test_values_that_are_no_numbers_are_refused(tmp_path, network, donor):
     path = saved_as(tmp_path, {**donor, "bn1.bias": torch.full((64,), torch.nan)})
-    with pytest.raises(UserError, match=r"no finite numbers in\s+1: bn1.bias"):
+    with pytest.raises(UserError, match=r"no finite numbers in 1 tensor: bn1.bias\. Give"):
         weights.load(network, path)
 
 
@@ -128,6 +130,22 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, netw
 def test_a_whole_pickled_network_is_refused_with_the_way_to_convert_it(tmp_path, network):
     with pytest.raises(UserError, match=r"would run code .*ResNet.*state_dict"):
         weights.load(network, saved_as(tmp_path, network.model))
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_plain_pickle_is_refused_with_the_way_to_convert_it(tmp_path, network, protocol):
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps(network.model, protocol))
+    with pytest.raises(UserError, match=r"plain pickle.*pickle\.load.*state_dict\(\)") as caught:
+        weights.load(network, str(path))
+    assert "weights_only" not in str(caught.value)  # PyTorch's own words are about its own versions
+
+
+def test_a_head_that_does_not_fit_is_mended_by_a_key_that_there_is(tmp_path, network, donor):
+    with pytest.raises(UserError, match=r"give model\.head=new"):
+        weights.load(network, saved_as(tmp_path, donor), keep_head=True)
+    assert "new" in ModelConfig.model_fields["head"].annotation.__args__
+    weights.load(network, saved_as(tmp_path, donor), keep_head=False)  # what head=new does
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

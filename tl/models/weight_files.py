@@ -127,6 +127,13 @@ def _pickled(path: Path) -> Any:
             warnings.simplefilter("ignore")  # about old formats; what matters is raised
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if _is_plain_pickle(path):
+            raise UserError(
+                f"{path} was not loaded: it is a plain pickle, which can run code, and nothing "
+                "that is read is executed. If you trust it, load it once with pickle.load on a "
+                "machine you can lose, and save only the weights: "
+                "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')."
+            ) from None
         wanted = _wanted_globals(path, str(error))
         if not wanted:
             raise _broken(path, error) from error
@@ -148,6 +155,14 @@ def _is_torchscript(path: Path) -> bool:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except Exception:  # a damaged archive can fail in any way; torch.load says what it makes of it
         return False
+
+
+def _is_plain_pickle(path: Path) -> bool:
+    """Whether `pickle.dump` wrote it; what `torch.save` wrote begins as a zip, or with a number."""
+    with path.open("rb") as file:
+        start = file.read(32)
+    number = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
+    return start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05" and number not in start
 
 
 def _wanted_globals(path: Path, message: str) -> list[str]:

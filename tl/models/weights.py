@@ -105,11 +105,15 @@ def fit(network: Network, state: dict[str, Tensor], source: str, keep_head: bool
         problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
         hint = _hint(len(used) - len(unexpected) - len(misshaped), len(target))
         if keep_head and all(line.split()[0] in heads for line in [*missing, *misshaped]):
-            hint = "It is the head that does not fit: use keep_head=False, or as many classes."
+            hint = "It is the head that does not fit: give model.head=new, or as many classes."
         raise UserError(f"{source} does not fit {network.architecture}:{_listed(problems)}\n{hint}")
     broken = [n for n, v in used.items() if v.is_floating_point() and not v.isfinite().all()]
     if broken:
-        raise UserError(f"{source} has values that are no finite numbers in{_listed({'': broken})}")
+        listed = " ".join(_listed({"tensors" if len(broken) > 1 else "tensor": broken}).split())
+        raise UserError(
+            f"{source} has values that are no finite numbers in {listed}. Give model.weights "
+            "another file, such as an earlier checkpoint."
+        )
     with torch.no_grad():
         for name, value in used.items():
             target[name].copy_(value)
