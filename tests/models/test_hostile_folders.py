@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 from hostile_files import Evil
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -133,7 +134,6 @@ def test_a_model_folder_names_no_file_to_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """timm's builder takes a checkpoint, which timm 1.0.15 unpickles as it comes."""
-    timm = pytest.importorskip("timm")
     asked: list[dict[str, Any]] = []
 
     def create_model(name: str, **arguments: Any) -> Any:

@@ -59,7 +59,6 @@ def test_a_missing_value_is_refused():
 
 
 def test_timm_says_what_its_weights_expect():
-    pytest.importorskip("timm")
     found = preprocessing_of("timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k", "DEFAULT")
     expected = Preprocessing(248, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
     assert found == expected

@@ -3,14 +3,13 @@
 import urllib.error
 
 import pytest
+import timm
 import torch
 
 from tl.errors import UserError
 from tl.models import saved, weights, zoo
 from tl.models.network import head_parameters
 from tl.models.preprocessing import preprocessing_of
-
-timm = pytest.importorskip("timm")
 
 
 @pytest.fixture(autouse=True)
