@@ -16,7 +16,7 @@ from tl.engine.predict import BatchShares
 from tl.engine.prediction_rows import Csv, JsonLines, Prediction
 from tl.models import saved
 
-from .conftest import CLASSES, ROOT, start, write_image
+from .conftest import CLASSES, ROOT, TOLERANCE, start, write_image
 
 
 def run(*arguments) -> int:
@@ -34,12 +34,12 @@ def images(tmp_path):
 
 
 def expected(folder, paths):
-    """Probabilities by plain torch, image for image."""
+    """Probabilities by plain torch, in float64."""
     model = saved.load(folder)
     view = plain_view(model.preprocessing)
     with torch.no_grad():
         batch = torch.stack([view(Image.open(path).convert("RGB")) for path in paths])
-        return model.network(batch).softmax(1)
+        return model.network.double()(batch.double()).softmax(1)
 
 
 def test_the_numbers_are_those_of_plain_torch(run_folder, images, tmp_path):
@@ -50,9 +50,9 @@ def test_the_numbers_are_those_of_plain_torch(run_folder, images, tmp_path):
     assert len({row["class"] for row in rows}) > 1
     for row, p in zip(rows, probabilities, strict=True):
         assert row["class"] == CLASSES[p.argmax()]
-        assert float(row["confidence"]) == pytest.approx(p.max().item(), abs=2e-6)
+        assert float(row["confidence"]) == pytest.approx(p.max().item(), abs=TOLERANCE)
         columns = [float(row[f"p({name})"]) for name in CLASSES]
-        assert columns == pytest.approx(p.tolist(), abs=2e-6)
+        assert columns == pytest.approx(p.tolist(), abs=TOLERANCE)
 
 
 def test_json_lines_and_csv_say_the_same(run_folder, images, tmp_path):
@@ -75,7 +75,7 @@ def test_top_k(run_folder, images, tmp_path):
         assert list(row) == ["path", "class", "confidence", "class1", "p1", "class2", "p2"]
         names = [CLASSES[k] for k in i]
         assert [row["class"], row["class1"], row["class2"]] == [names[0], *names]
-        assert [float(row["p1"]), float(row["p2"])] == pytest.approx(p.tolist(), abs=2e-6)
+        assert [float(row["p1"]), float(row["p2"])] == pytest.approx(p.tolist(), abs=TOLERANCE)
         top = json.loads(line)["top"]
         assert [(t["class"], t["probability"]) for t in top] == [
             (row["class1"], float(row["p1"])),
