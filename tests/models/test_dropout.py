@@ -90,3 +90,35 @@ def test_what_still_draws_by_process_is_found() -> None:
     )
     give_images_their_own(model)
     assert not_by_image(model) == ["1", "3", "5"]
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("layer", LAYERS, ids=["dropout", "stochastic depth"])
+def test_compiled_it_drops_the_same(layer: nn.Module, backend: str) -> None:
+    """Both ways through it, and for batches of several sizes: the compiler then has symbols."""
+    torch.compiler.reset()
+    model, replaced = net(layer)
+    compiled = torch.compile(model, backend=backend)
+    for images in (6, 4, 5):
+        replaced.draws.keys = image_keys(0, images, torch.arange(images))
+        x = torch.ones(images, 50, 4, requires_grad=True)
+        ours, theirs = compiled(x), model(x)
+        assert torch.equal(ours, theirs)
+        gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in (ours, theirs)]
+        assert torch.equal(*gradients)
+
+
+def test_a_compiler_sees_no_integers_that_wrap_around() -> None:
+    """It reasons about their range, and fails where they leave 64 bits."""
+    seen: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
+        seen.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        numbers = [a for n in graph.graph.nodes for a in n.args if isinstance(a, int)]
+        assert all(abs(number) < 2**31 for number in numbers)
+        return graph
+
+    torch.compiler.reset()
+    model, _ = net(nn.Dropout(0.4))
+    torch.compile(model, backend=backend)(torch.ones(6, 50))
+    assert sum("image_draws" in name for name in seen) == 1

@@ -39,6 +39,23 @@ def image_keys(seed: int, step: int, ids: Tensor) -> Tensor:
     return mix(ids * _GOLDEN + base)
 
 
+# One operation, which torch.compile takes as it is: compilers reason about the range of integers,
+# and these wrap around on purpose.
+@torch.library.custom_op("tl::image_draws", mutates_args=())
+def image_draws(keys: Tensor, layer: int, count: int) -> Tensor:
+    """``count`` numbers in [0, 1) for each image, by its key and the layer: float32 (N, count)."""
+    keys = mix(keys + layer)
+    places = torch.arange(count, device=keys.device)
+    bits = mix(keys[:, None] + (places + 1) * _GOLDEN)
+    # The 24 highest bits: as many as a float32 holds exactly.
+    return _shift(bits, 40).to(torch.float32) / 2**24
+
+
+@image_draws.register_fake
+def _(keys: Tensor, layer: int, count: int) -> Tensor:
+    return keys.new_empty((len(keys), count), dtype=torch.float32)
+
+
 class Draws:
     """Where a network's dropout layers find the keys of the images that go through it."""
 
@@ -50,11 +67,7 @@ class Draws:
         """Numbers in [0, 1) of ``shape`` (N, …): row i is a function of key i and the layer."""
         assert self.keys is not None
         assert len(self.keys) == shape[0], "a key for each image"
-        keys = mix(self.keys + layer)
-        places = torch.arange(shape[1:].numel(), device=keys.device)
-        bits = mix(keys[:, None] + (places + 1) * _GOLDEN)
-        # The 24 highest bits: as many as a float32 holds exactly.
-        return (_shift(bits, 40).to(torch.float32) / 2**24).view(shape)
+        return image_draws(self.keys, layer, shape[1:].numel()).view(shape)
 
 
 class ImageDropout(nn.Module):
