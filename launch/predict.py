@@ -14,6 +14,9 @@ CSV: a row for each image with path, class, confidence and p(NAME) for every cla
 class1, p1, class2, p2, ... in place of the latter, the most probable first. JSON lines:
 {"path", "class", "confidence", "probabilities": {NAME: p}}, or "top": [{"class", "probability"}].
 
+Of a folder, the files count that counted in training (data.extensions); transparent images are put
+on the same colour (data.background).
+
 Images are in the order of the paths, those of a folder sorted, each once however often it is named.
 Messages go to standard error. FILE appears when it is complete, in place of an old one.
 
@@ -67,9 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     from tl.data.image_paths import find_images
     from tl.engine.prediction_file import destination
+    from tl.models.folders import data_of
 
     output = destination(arguments.output, arguments.format)
-    images = find_images(arguments.paths)
+    images = find_images(arguments.paths, data_of(arguments.model))
 
     # Only now: torch and its company take seconds to import.
     from tl.engine.predict import predict

@@ -22,16 +22,19 @@ class ImagePaths:
     paths: Sequence[str]
     """as the user gave them, or the folder that was given and the path below it"""
     notes: tuple[str, ...] = ()
+    background: tuple[int, ...] = tuple(DataConfig().background)
+    """RGB colour behind transparent pixels"""
 
     def read(self, index: int) -> Image.Image:
         """The image at this position in RGB; raises `BadImage`."""
-        return read_rgb(self.paths[index])
+        red, green, blue = self.background
+        return read_rgb(self.paths[index], (red, green, blue))
 
 
-def find_images(paths: Sequence[str]) -> ImagePaths:
+def find_images(paths: Sequence[str], data: DataConfig) -> ImagePaths:
     """The images that ``paths`` name, in their order.
 
-    A folder is searched at any depth for the files that `DataConfig.extensions` and the rules of
+    A folder is searched at any depth for the files that ``data.extensions`` and the rules of
     `tl.data.folder` let count, sorted; a file is taken whatever its ending. What is named twice,
     also as another spelling of the path, counts where it comes first.
 
@@ -39,21 +42,21 @@ def find_images(paths: Sequence[str]) -> ImagePaths:
         UserError: a path does not exist, or there is not one image.
     """
     notes: list[str] = []
-    found = list(_once(_each(paths, notes)))
+    found = list(_once(_each(paths, data, notes)))
     if not found:
-        endings = ", ".join(DataConfig().extensions)
+        endings = ", ".join(data.extensions)
         raise UserError(
             f"no images in {', '.join(paths)}. In a folder, files that end in {endings} count; "
             "a file that is named itself is read whatever its ending"
         )
-    return ImagePaths(found, tuple(notes))
+    return ImagePaths(found, tuple(notes), tuple(data.background))
 
 
-def _each(paths: Iterable[str], notes: list[str]) -> Iterator[str]:
+def _each(paths: Iterable[str], data: DataConfig, notes: list[str]) -> Iterator[str]:
     for given in paths:
         path = Path(given)
         if path.is_dir():
-            below, ignored = images_below(path, DataConfig())
+            below, ignored = images_below(path, data)
             notes += [f"{given}: {note}" for note in ignored]
             if not below:
                 notes.append(f"{given}: no images")

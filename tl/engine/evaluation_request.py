@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tl import arguments
+from tl.atomic import to_json
 from tl.config import Config
 from tl.engine.run_dir import CONFIG
 from tl.errors import UserError, did_you_mean
+from tl.models.folders import data_of, kept
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ def request(
     # Nor are its phases needed, and a strategy may name code: that of a folder is not run.
     own.append("strategy=head")
     config_file = _config_file(model)
+    if config_file is None:  # the model itself knows which files were images, and as which pixels
+        as_trained = kept(data_of(model)).items()
+        own += [f"data.{key}={to_json(value)}" for key, value in as_trained]
     loaded = arguments.load(config_file, [*own, *overrides], environ={})
     if not folders and config_file is None and not loaded.tree["data"].keys() & {"source", "root"}:
         raise UserError(

@@ -13,7 +13,7 @@ from tl.engine.runtime import Runtime
 from tl.errors import printable
 from tl.freeze_plan import freeze_plan, random_and_frozen
 from tl.freezing import freeze, trainable_names
-from tl.models import saved, weight_files, weights, zoo
+from tl.models import folders, saved, weights, zoo
 from tl.models.dropout import not_by_image
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing, preprocessing_of, with_image_size
@@ -59,7 +59,7 @@ def _classes_of(chosen: str | None) -> list[str] | None:
     """The classes that weights were trained for, if they are those of a run."""
     if chosen is None or not is_weights_path(chosen):
         return None
-    folder = weight_files.model_folder(Path(chosen).expanduser())
+    folder = folders.model_folder(Path(chosen).expanduser())
     return saved.read_config(folder / "config.json")["classes"] if folder else None
 
 

@@ -173,7 +173,13 @@ def carry_out(this: Run, run_id: str, tensors: dict[str, Tensor] | None) -> dict
             this.writer.wait()  # whatever has failed, a checkpoint that was begun is good
         progress.wall_seconds = time.perf_counter() - this.started
         if here.is_main:
-            saved.save(this.network, this.source.classes, this.preprocessing, folder / "last")
+            saved.save(
+                this.network,
+                this.source.classes,
+                this.preprocessing,
+                folder / "last",
+                data=this.config.data,
+            )
             summary.update(summarize(this))
             write_json_atomically(folder / "summary.json", summary)
         summary.update(here.from_main(summary))

@@ -66,6 +66,7 @@ def save_best(run: Run) -> None:
             run.preprocessing,
             run.run_dir / "model",
             run.unsaved_best,
+            run.config.data,
         )
         run.unsaved_best = None
 

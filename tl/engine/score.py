@@ -24,7 +24,7 @@ from tl.engine.evaluation_request import Request
 from tl.engine.runtime import Runtime
 from tl.errors import OnOneProcessError, UserError, unknown
 from tl.metrics import per_class
-from tl.models import saved, weight_files
+from tl.models import folders, saved
 from tl.tracking.confusion_plot import plot_confusion
 from tl.tracking.console import ConsoleTracker, open_console
 from tl.tracking.tables import table
@@ -107,7 +107,7 @@ def _share(here: Runtime, bad_images: BadImages) -> None:
 
 
 def _sha256(model: Path) -> str:
-    folder = weight_files.model_folder(model)
+    folder = folders.model_folder(model)
     assert folder is not None  # it was loaded from there
     return saved.sha256(folder / "model.safetensors")
 

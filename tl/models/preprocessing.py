@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 
 from tl.atomic import from_json
 from tl.errors import UserError, brief
-from tl.models import published, timm_models, weight_files
+from tl.models import folders, published, timm_models
 from tl.models.zoo import LARGEST_SIZE
 from tl.paths import is_weights_path
 
@@ -72,7 +72,7 @@ def preprocessing_of(architecture: str, weights: str | None) -> Preprocessing:
     """
     is_path = weights is not None and is_weights_path(weights)
     if weights is not None and is_path:
-        folder = weight_files.model_folder(Path(weights).expanduser())
+        folder = folders.model_folder(Path(weights).expanduser())
         if folder is not None:
             return _of_folder(folder)
     name = "DEFAULT" if weights is None or is_path else weights

@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from tl.atomic import from_json, sync, to_json, write_text_atomically
+from tl.config import DataConfig
 from tl.errors import UserError, brief
-from tl.models import tensor_files, weight_files, weights, zoo
+from tl.models import folders, tensor_files, weight_files, weights, zoo
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
 
@@ -34,11 +35,13 @@ def save(
     preprocessing: Preprocessing,
     folder: Path,
     state: Mapping[str, Tensor] | None = None,
+    data: DataConfig | None = None,
 ) -> None:
     """Write a model folder; an existing one is replaced, each file in one step.
 
     Tensors have the names that torchvision, or timm, gives them. ``state`` are copies of the
     network's tensors from another time; without it they are taken now.
+    ``data`` are the data keys of the run: which files were images, and what lay behind them.
 
     Raises:
         UserError: there are not as many class names as classes.
@@ -53,6 +56,7 @@ def save(
         "arguments": network.arguments,
         "classes": list(classes),
         "preprocessing": preprocessing.to_dict(),
+        "data": folders.kept(data or DataConfig()),
     }
     partial = folder / ".model.safetensors.partial"
     try:
@@ -69,7 +73,7 @@ def load(folder: Path) -> SavedModel:
 
     Raises UserError if there is no model, if its format is another, or if its parts do not fit.
     """
-    found = weight_files.model_folder(folder)
+    found = folders.model_folder(folder)
     if found is None:
         raise UserError(
             f"{folder} holds no model: expected config.json and model.safetensors in it, or in "

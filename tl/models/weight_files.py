@@ -30,16 +30,6 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 
 
-def model_folder(path: Path) -> Path | None:
-    """The model folder that ``path`` is, holds as a run folder, or lies in as its weights file."""
-    for folder in (path / "model", path):
-        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
-            return folder
-    if path.name == "model.safetensors" and (path.parent / "config.json").is_file():
-        return path.parent
-    return None
-
-
 def read(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a weights file by their names, on the CPU.
 

@@ -13,7 +13,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from tl.atomic import from_json
 from tl.errors import UserError, printable
-from tl.models import published, weight_files
+from tl.models import folders, published, weight_files
 from tl.models.network import Network, head_parameters
 from tl.models.published import download, is_cached
 from tl.models.stages import is_below
@@ -57,7 +57,7 @@ def load(
     final_relu = True  # SqueezeNet as published
     if is_weights_path(weights):
         path = Path(weights).expanduser()
-        folder = weight_files.model_folder(path)
+        folder = folders.model_folder(path)
         state = weight_files.read(folder / "model.safetensors" if folder else path)
         source = str(folder or path)
         if folder:
