@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from tl import yaml12
 from tl.arguments import load
-from tl.config import Config
+from tl.config import Config, Phase
 from tl.config_help import describe_config, describe_keys, json_schema, type_name
 from tl.errors import UserError
 from tl.mistakes import dotted, leaves
+from tl.phases import STRATEGIES
 
 SCHEMA = json.loads(json_schema())
 
@@ -27,6 +28,16 @@ def test_help_names_every_key_with_its_default_and_a_line() -> None:
         (index,) = [i for i, line in enumerate(lines) if line.startswith(f"  {dotted(path)}: ")]
         shown = lines[index].partition(" = ")[2]
         assert yaml12.load(shown, "help")[0] == field.default
+        assert len(lines[index + 1].strip()) > 5
+
+
+def test_help_names_every_strategy_and_every_key_of_a_phase() -> None:
+    lines = describe_keys().splitlines()
+    for strategy in STRATEGIES:
+        assert any(re.match(rf"  {strategy}(\(\w+\))?: \w", line) for line in lines), strategy
+    for path, _ in leaves(Phase):
+        (index,) = [i for i, x in enumerate(lines) if x.startswith(f"  phases.N.{dotted(path)}: ")]
+        assert re.search(r" = .|\(required\)$", lines[index])
         assert len(lines[index + 1].strip()) > 5
 
 

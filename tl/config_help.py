@@ -11,8 +11,9 @@ from pydantic import BaseModel
 
 from tl import yaml12
 from tl.arguments import Loaded
-from tl.config import Config
+from tl.config import Config, Phase, Training
 from tl.mistakes import dotted, leaves
+from tl.phases import STRATEGIES
 from tl.yaml12 import KeyPath
 
 
@@ -33,13 +34,32 @@ def type_name(annotation: Any) -> str:
 
 
 def describe_keys() -> str:
-    """Every key with its type, its default and one line, for ``--help``."""
+    """Every key with its type, its default and one line, strategies and phases, for ``--help``."""
     lines = ["keys (as key.path=value, in a YAML file, or TL_KEY__PATH in the environment):", ""]
     for path, field in leaves(Config):
         default = yaml12.dump_inline(field.get_default(call_default_factory=True))
         lines.append(f"  {dotted(path)}: {type_name(field.annotation)} = {default}")
         lines.append(f"      {' '.join((field.description or '').split())}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_strategy_lines(), "", *_phase_lines()])
+
+
+def _strategy_lines() -> list[str]:
+    """The names that `strategy` takes."""
+    lines = ["strategies (strategy=NAME, or package.module:name of your own):", ""]
+    return lines + [f"  {(s.__doc__ or n).splitlines()[0]}" for n, s in STRATEGIES.items()]
+
+
+def _phase_lines() -> list[str]:
+    """The keys of a phase; those that it shares with the whole run have that one's value."""
+    lines = ["keys of a phase, N = 0, 1, … (what is not given is as at the top level):", ""]
+    shared = {path for path, _ in leaves(Training)}
+    for path, field in sorted(leaves(Phase), key=lambda leaf: leaf[0] in shared):
+        default = f" = {dotted(path)}" if path in shared else " (required)"
+        if path == ("name",):
+            default = " = phase1, phase2, …"
+        lines.append(f"  phases.N.{dotted(path)}: {type_name(field.annotation)}{default}")
+        lines.append(f"      {' '.join((field.description or '').split())}")
+    return lines
 
 
 def describe_config(loaded: Loaded) -> str:

@@ -44,20 +44,34 @@ def load_object(reference: str, what: str) -> Any:
         ) from error
 
 
-def one_phase(train: str) -> Strategy:
-    """A strategy of one phase, which trains what the freezing strategy of its name selects."""
+def one_phase(train: str, says: str) -> Strategy:
+    """A strategy of one phase, which trains what the freezing strategy of its name selects.
+
+    Args:
+        says: how it is written and what trains, for ``--help``.
+    """
 
     def strategy(argument: str | None, training: Training) -> list[PartialPhase]:
         del training
         return [{"name": train, "train": train if argument is None else f"{train}({argument})"}]
 
+    strategy.__doc__ = says
     return strategy
 
 
 STRATEGIES: dict[str, Strategy] = {
-    name: one_phase(name)
-    for name in ("full", "head", "last_stages", "from_stage", "regex", "norm", "bias")
+    name: one_phase(name, says)
+    for name, says in {
+        "full": "full: everything trains",
+        "head": "head: the layer whose outputs are the classes",
+        "last_stages": "last_stages(n): the last n stages, the head counted",
+        "from_stage": "from_stage(name): that stage and all after it",
+        "regex": "regex(pattern): the parameters in whose names the pattern is found",
+        "norm": "norm: normalisation layers and the head",
+        "bias": "bias: all biases and the head",
+    }.items()
 }
+"""The first line of a strategy's docstring is what ``--help`` shows."""
 
 
 def expand(strategy: str, training: Training) -> list[PartialPhase]:
