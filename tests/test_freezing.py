@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,23 @@ def test_a_strategy_from_outside_is_used_and_checked(
         trainable_names(network, f"{only}(fc.bais)")
     with pytest.raises(UserError, match="leaves nothing to train"):
         trainable_names(network, only)
+
+
+def test_the_example_of_a_strategy_is_right_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text("utf-8")
+    [example] = re.findall(r"```python\n(def even_stages.*?)```", text, re.DOTALL)
+    code = f"from tl.models.network import Network\n\n{example}"
+    (tmp_path / "even.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    network = on_meta("resnet18")
+    assert trainable_names(network, "even:even_stages") == below(network, "fc", "layer3", "layer1")
+    with pytest.raises(UserError, match=r"even_stages takes no argument, and was given"):
+        trainable_names(network, "even:even_stages(3)")
+    (tmp_path / "odd.py").write_text("even_stages = 3\n")
+    with pytest.raises(UserError, match="odd:even_stages is no function but 3"):
+        trainable_names(network, "odd:even_stages")
 
 
 # ---------------------------------------------------------------------------------- what is derived

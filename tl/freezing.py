@@ -1,19 +1,20 @@
 """Which parameters train, and what follows from that.
 
-A freezing strategy is a function of a network and an argument that returns the names of the
-parameters that train. Everything else is derived: ``requires_grad``, the frozen prefix (the
-longest run of leading stages in which nothing trains) and the modules that stay in eval mode.
+A freezing strategy is a function of a network, and of an argument if it takes one, that returns the
+names of the parameters that train. Everything else is derived: ``requires_grad``, the frozen prefix
+(the longest run of leading stages in which nothing trains) and the modules that stay in eval mode.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tl.errors import UserError, unknown
+from tl.errors import UserError, brief, unknown
 from tl.models.network import Network, head_parameters
 from tl.models.stages import Stage, is_below
 from tl.models.synced_batch_norm import separate, synchronize
@@ -39,20 +40,13 @@ def _number(argument: str | None, strategy: str) -> int:
     return int(argument)
 
 
-def _no_argument(argument: str | None, strategy: str) -> None:
-    if argument:
-        raise UserError(f"{strategy} takes no argument, and was given {strategy}({argument})")
-
-
-def full(network: Network, argument: str | None = None) -> Names:
+def full(network: Network) -> Names:
     """Everything trains."""
-    _no_argument(argument, "full")
     return frozenset(_names(network))
 
 
-def head(network: Network, argument: str | None = None) -> Names:
+def head(network: Network) -> Names:
     """The last stage trains: the layer whose outputs are the classes."""
-    _no_argument(argument, "head")
     last = network.stages[-1]
     return frozenset(name for name in _names(network) if last.owns_name(name))
 
@@ -92,9 +86,8 @@ def regex(network: Network, argument: str | None) -> Names:
     return selected
 
 
-def norm(network: Network, argument: str | None = None) -> Names:
+def norm(network: Network) -> Names:
     """Weights and biases of the normalisation layers train, and the heads, auxiliary ones too."""
-    _no_argument(argument, "norm")
     selected = set(head_parameters(network))
     for module_name, module in network.model.named_modules():
         if isinstance(module, NORMALISATIONS) or "norm" in type(module).__name__.lower():
@@ -104,14 +97,13 @@ def norm(network: Network, argument: str | None = None) -> Names:
     return frozenset(selected)
 
 
-def bias(network: Network, argument: str | None = None) -> Names:
+def bias(network: Network) -> Names:
     """All biases train, and the heads, auxiliary ones too (BitFit: Ben Zaken et al., ACL 2022)."""
-    _no_argument(argument, "bias")
     biases = {name for name in _names(network) if name.rpartition(".")[2] == "bias"}
     return frozenset(biases | head_parameters(network))
 
 
-FREEZING: dict[str, Callable[[Network, str | None], Names]] = {
+FREEZING: dict[str, Callable[..., Iterable[str]]] = {
     "full": full,
     "head": head,
     "last_stages": last_stages,
@@ -130,16 +122,29 @@ def trainable_names(network: Network, train: str) -> Names:
     """
     name, argument = parse_call(train, "train")
     if ":" in name:
-        names = frozenset(load_object(name, "freezing strategy")(network, argument))
+        names = _select(load_object(name, "freezing strategy"), network, name, argument)
         if stray := names - set(_names(network)):
             raise UserError(f"{name} returned {sorted(stray)[:3]}, which are no parameters")
     elif name in FREEZING:
-        names = FREEZING[name](network, argument)
+        names = _select(FREEZING[name], network, name, argument)
     else:
         raise unknown("freezing strategy", name, FREEZING, f"train: {train}")
     if not names:
         raise UserError(f"train: {train} leaves nothing to train")
     return names
+
+
+def _select(
+    strategy: Callable[..., Iterable[str]], network: Network, name: str, argument: str | None
+) -> Names:
+    """What a strategy selects; it gets the text between the brackets if it has a place for it."""
+    if not callable(strategy):
+        raise UserError(f"freezing strategy {name} is no function but {brief(strategy)}")
+    if len(inspect.signature(strategy).parameters) > 1:
+        return frozenset(strategy(network, argument))
+    if argument:
+        raise UserError(f"{name} takes no argument, and was given {name}({argument})")
+    return frozenset(strategy(network))
 
 
 def _owned(network: Network, stages: Iterable[str]) -> Names:
