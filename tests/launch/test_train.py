@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shlex
 import shutil
 import signal
@@ -336,6 +337,34 @@ def test_a_dry_run_shows_the_freeze_plan_and_writes_nothing(
     assert "last_stages(2) trains" in out
     assert "fire9" in out
     assert not (tmp_path / "run").exists()
+
+
+BATCH_NORM = {
+    "full": ("full", "train", True),
+    "norm": ("norm", "train", True),
+    "last": ("last_stages(2)", "train", True),
+    "sync": ("full", "sync", False),
+    "frozen": ("full", "frozen", False),
+    "head": ("head", "train", False),
+    # BatchNorm whose weight is frozen keeps its statistics, also where its bias trains.
+    "bias": ("bias", "train", False),
+}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_plan_says_that_results_depend_on_the_processes_exactly_when_they_do(
+    gloo_workers: GlooWorkers, processes: int
+) -> None:
+    phases = [f"{{name: {n}, train: {t}, batch_norm: {b}}}" for n, (t, b, _) in BATCH_NORM.items()]
+    arguments = [*SMALL, "model.name=resnet18", f"phases=[{', '.join(phases)}]", "--dry-run"]
+    code, out, errors = gloo_workers.run(processes, call_main, arguments)[0]
+    assert code == 0, errors
+    plans = dict(
+        re.findall(r"^phase (\w+): (.*?)(?=^phase|^dry run)", out, re.DOTALL | re.MULTILINE)
+    )
+    depends = {name for name, plan in plans.items() if "note: BatchNorm that trains" in plan}
+    assert plans.keys() == BATCH_NORM.keys()
+    assert depends == {name for name, case in BATCH_NORM.items() if case[2] and processes > 1}
 
 
 def test_a_run_dir_that_cannot_be_written_is_bad_input(
