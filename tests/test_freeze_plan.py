@@ -9,7 +9,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl.freeze_plan import (
     assert_unchanged,
-    count_parameters,
     freeze_plan,
     frozen_digests,
     frozen_tensors,
@@ -82,8 +81,6 @@ def test_the_plans_numbers_add_up(architecture: str, train: str) -> None:
     assert sum(row.trainable for row in plan) == sum(sizes[name] for name in names)
     assert all(row.parameters == row.trainable + row.frozen for row in plan)
     assert all((row.lr == "-") == (row.trainable == 0) for row in plan)
-    trainable = sum(row.trainable for row in plan)
-    assert count_parameters(network) == (trainable, sum(row.frozen for row in plan))
     for row, stage in zip(plan, network.stages, strict=True):
         norms = [
             module

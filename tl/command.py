@@ -115,15 +115,19 @@ def at_least(least: int) -> Callable[[str], int]:
     return parse
 
 
+def is_override(word: str) -> bool:
+    """Whether an argument is key.path=value, and not a path such as ``runs/lr=0.1``."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and "/" not in key
+
+
 def split_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """Tell the CONFIG.yaml, if there is one, from the key.path=value arguments.
-
-    A path may hold a ``=`` after a slash, as in ``runs/lr=0.1/config.yaml``; a key has no slash.
 
     Raises:
         UserError: more than one config.
     """
-    overrides = [a for a in arguments if "=" in a and "/" not in a.partition("=")[0]]
+    overrides = [argument for argument in arguments if is_override(argument)]
     files = [argument for argument in arguments if argument not in overrides]
     if len(files) > 1:
         raise UserError(

@@ -223,7 +223,7 @@ class DataConfig(Keys):
     ]
     """`folder`: files that count as images; what else lies there is counted and named"""
     bad_images: Literal["error", "skip"] = "error"
-    """an image that cannot be decoded ends the run, or is named, counted and left out"""
+    """an image that cannot be decoded ends the run, or is left out and named as its epoch ends"""
     max_bad_images: NonNegativeInt = 100
     """`skip`: more bad images than this end the run"""
     background: Annotated[list[Byte], _length(3), WrapValidator(_colour)] = [255, 255, 255]

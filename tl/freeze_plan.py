@@ -120,10 +120,3 @@ def assert_unchanged(before: Mapping[str, str], after: Mapping[str, str], phase:
             f"phase {phase}: frozen tensors changed: {', '.join(moved[:5])}{more}. Frozen parts "
             "must not move; the run is not what it claims to be."
         )
-
-
-def count_parameters(network: Network) -> tuple[int, int]:
-    """Number of trainable and of frozen parameters."""
-    parameters = list(network.model.parameters())
-    trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    return trainable, sum(p.numel() for p in parameters) - trainable

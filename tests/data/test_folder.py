@@ -243,6 +243,14 @@ def test_a_class_that_train_lacks_is_named_with_the_nearest(tmp_path):
     assert "Did you mean 'ants'?" in message
 
 
+def test_train_and_val_with_images_but_no_classes_are_no_classes(tmp_path):
+    put(tmp_path, *(f"{part}/{i}.png" for part in ("train", "Val", "test") for i in range(3)))
+    message = mistake(tmp_path)
+    assert f"{tmp_path} has train/ and Val/, but no class folders in them" in message
+    assert "train/0.png, train/1.png, train/2.png and 3 more" in message
+    assert "as train/CLASS/ and Val/CLASS/" in message
+
+
 def test_val_without_train_and_two_names_for_val_are_errors(tmp_path):
     pair(tmp_path / "a")
     (tmp_path / "a/train").rename(tmp_path / "a/fit")

@@ -97,8 +97,9 @@ def test_full_training_without_batchnorm_is_the_same_on_1_2_3_and_4_processes(
 
 def test_the_summary_is_that_of_the_record(gloo_workers: GlooWorkers, tmp_path: Path) -> None:
     [summary, other] = gloo_workers.run(
-        2, run, str(tmp_path), "model.name=squeezenet1_1", "data.max_train=13", "data.max_val=53"
-    )
+        2, run, str(tmp_path), "model.name=squeezenet1_1", "data.max_train=13", "data.max_val=53",
+        "strategy=head",
+    )  # fmt: skip
     on_disk = json.loads((tmp_path / "summary.json").read_text())
     evaluations = [line for line in _records(tmp_path) if "val/accuracy" in line]
     best = max(evaluations, key=lambda line: (line["val/accuracy"], -line["val/loss"]))
@@ -111,6 +112,31 @@ def test_the_summary_is_that_of_the_record(gloo_workers: GlooWorkers, tmp_path: 
     assert on_disk["num_processes"] == 2
     assert on_disk["frozen_unchanged"] is True
     assert other["val/loss"] == summary["val/loss"]
+
+
+@pytest.mark.parametrize(
+    ("phases", "frozen"),
+    [
+        ("[{name: b, train: bias}, {name: h, train: head}]", True),
+        ("[{name: h, train: head}, {name: f, train: full}]", True),
+        ("[{name: f, train: full}]", None),
+    ],
+)
+def test_what_any_phase_trained_counts_as_trained_and_frozen_is_said_if_something_was(
+    gloo_workers: GlooWorkers, tmp_path: Path, phases: str, frozen: bool | None
+) -> None:
+    overrides = ("model.name=squeezenet1_1", "data.max_train=2", "data.max_val=2", "epochs=1")
+    [summary] = gloo_workers.run(1, run, str(tmp_path), f"phases={phases}", *overrides)
+    tensors = load_file(tmp_path / "last" / "model.safetensors")
+    head = "classifier.1."
+    trained = {
+        name for name in tensors
+        if "full" in phases or name.startswith(head) or name.endswith(".bias")
+    }  # fmt: skip
+    assert summary["trainable_parameters"] == sum(tensors[name].numel() for name in trained)
+    total = summary["trainable_parameters"] + summary["frozen_parameters"]
+    assert total == sum(tensor.numel() for tensor in tensors.values())
+    assert summary["frozen_unchanged"] is frozen
 
 
 def test_all_processes_end_with_the_same_weights(gloo_workers: GlooWorkers, tmp_path: Path) -> None:

@@ -87,6 +87,12 @@ def test_val_is_found_and_classes_go_by_name(run_folder, labelled, tmp_path, cap
     assert "ignored 1 file" in capfd.readouterr().out
 
 
+def test_a_path_may_hold_an_equals_sign(run_folder, labelled, tmp_path):
+    place = labelled.rename(tmp_path / "lr=0.1")
+    assert run(run_folder, place, "--output", tmp_path / "out") == 0
+    assert report(tmp_path / "out")["images"] == 16
+
+
 def test_the_run_s_own_validation_data(run_folder, labelled, tmp_path):
     place = tmp_path / "run"
     place.mkdir()

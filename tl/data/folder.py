@@ -14,6 +14,7 @@ from tl.errors import UserError, did_you_mean, unknown
 
 TRAIN = ("train", "training")
 VAL = ("val", "valid", "validation")
+TEST = ("test", "testing")
 
 
 def folder(data: DataConfig, seed: int) -> Source:
@@ -23,7 +24,8 @@ def folder(data: DataConfig, seed: int) -> Source:
       either case; a class in val must be one in train. Without val, ``data.val_fraction`` of
       train is held out.
     * ``root/CLASS/…``, of which ``data.val_fraction`` is held out. Root is read like this if
-      none of those folders holds folders itself: a class may be called "train".
+      none of those folders holds folders itself, and there are others: a class may be called
+      "train".
 
     Classes are the folders of the training part, sorted by name. Images are the files at any
     depth below, by ``data.extensions``; hidden files and folders are passed over, links are
@@ -55,6 +57,13 @@ def folder(data: DataConfig, seed: int) -> Source:
         raise UserError(
             f"{root} has {val}/ with class folders, but no train/ with any."
             " Name the folder of the training images train/"
+        )
+    elif train and val and all(name.lower() in TRAIN + VAL + TEST for name in children):
+        there = [*tree.images(train), *tree.images(val)]
+        raise UserError(
+            f"{root} has {train}/ and {val}/, but no class folders in them"
+            f"{': ' + some(there) if there else ''}. Put the images of each class in a folder of "
+            f"its own, as {train}/CLASS/ and {val}/CLASS/"
         )
     else:
         train, val, notes = "", None, []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tl import arguments
 from tl.atomic import to_json
+from tl.command import is_override
 from tl.config import Config
 from tl.engine.run_dir import CONFIG
 from tl.errors import UserError, did_you_mean
@@ -48,7 +49,7 @@ def request(
     Raises:
         UserError: no such model, a mistake in an override, or nothing that says which data.
     """
-    folders = [Path(word) for word in words if "=" not in word]
+    folders = [Path(word) for word in words if not is_override(word)]
     if len(folders) > 1:
         raise UserError(
             f"{' and '.join(map(str, folders))}: one folder at a time, other arguments are "
@@ -60,7 +61,7 @@ def request(
         raise UserError(
             f"{model} {what}.{did_you_mean(model.name, beside)} Give the folder of a run or a model"
         )
-    overrides = [word for word in words if "=" in word]
+    overrides = [word for word in words if is_override(word)]
     if bad_images is not None:
         overrides.append(f"data.bad_images={bad_images}")
     # What the run asked of its machine, or forgave its data, is not asked of this one.

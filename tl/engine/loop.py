@@ -90,6 +90,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
     while True:
         # ---- Between two steps: what is due, and what have the processes told each other?
         step = progress.phase_step
+        run.status.reached(progress.step)
         due = progress.evaluation_due
         logs = stepped and (due or progress.step % config.tracking.log_every == 0)
         saves = run.saves_at(progress.step) if stepped else run.saves_before_training

@@ -43,7 +43,7 @@ from tl.mistakes import blamed_on
 from tl.models import published, saved, tensor_files, zoo
 from tl.objectives import objective_class
 from tl.tracking.console import ConsoleTracker, open_console
-from tl.tracking.status import read_status, write_status
+from tl.tracking.status import LiveStatus, read_status, write_status
 from tl.tracking.tracker import RunInfo
 from tl.tracking.trackers import open_trackers
 
@@ -134,6 +134,7 @@ def run(
             network=network,
             preprocessing=preprocessing,
             trackers=trackers,
+            status=LiveStatus(folder if here.is_main else None),
             console=console,
             progress=progress,
             bad_images=bad_images,
@@ -262,7 +263,8 @@ def _recorded(this: Run, run_id: str, resumed: bool) -> Iterator[dict[str, Any]]
             status = read_status(folder)
             if status is None or status["state"] == "running":  # who fails first says why
                 interrupted = isinstance(error, KeyboardInterrupt)
-                message = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
+                kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                message = "interrupted" if interrupted else f"{kind}{error}"
                 write_status(folder, "failed", progress.step, exit_code_of(error), message)
         this.trackers.finish(summary, "failed")
         raise

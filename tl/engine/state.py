@@ -26,6 +26,7 @@ from tl.errors import UserError
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
 from tl.tracking.console import ConsoleTracker
+from tl.tracking.status import LiveStatus
 from tl.tracking.trackers import Trackers
 
 
@@ -125,6 +126,7 @@ class Run:
     network: Network
     preprocessing: Preprocessing
     trackers: Trackers
+    status: LiveStatus
     console: ConsoleTracker
     progress: Progress
     bad_images: BadImages

@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from tl.engine.state import Run
-from tl.freeze_plan import count_parameters
+from tl.freezing import trainable_names
 from tl.models import saved
 from tl.tracking.console import ConsoleTracker
 
 
 def summarize(this: Run) -> dict[str, Any]:
-    """The content of ``summary.json``."""
+    """The content of ``summary.json``. A parameter counts as trained if it was in any phase."""
     progress = this.progress
-    trainable, frozen = count_parameters(this.network)
+    parameters = dict(this.network.model.named_parameters())
+    by_phase = [trainable_names(this.network, phase.train) for phase in this.phases]
+    trained = frozenset().union(*by_phase)
+    trainable = sum(parameters[name].numel() for name in trained)
+    froze = bool(progress.frozen) or any(len(names) < len(parameters) for names in by_phase)
     digest = saved.sha256(this.run_dir / "model" / "model.safetensors")
     speed = progress.images / progress.training_seconds if progress.training_seconds else 0.0
     return {
@@ -30,8 +34,9 @@ def summarize(this: Run) -> dict[str, Any]:
         "training_seconds": round(progress.training_seconds, 3),
         "images_per_second": round(speed, 2),
         "trainable_parameters": trainable,
-        "frozen_parameters": frozen,
-        "frozen_unchanged": True,  # or the run had failed: tl.freeze_plan.assert_unchanged
+        "frozen_parameters": sum(p.numel() for p in parameters.values()) - trainable,
+        # Null where nothing was. Else it is true, or the run had failed: assert_unchanged.
+        "frozen_unchanged": True if froze else None,
         "bad_images": len(progress.bad_images),
         "left_out_steps": sum(last - first + 1 for first, last in progress.left_out),
         "changes": progress.changes,
@@ -47,7 +52,8 @@ def show_summary(summary: dict[str, Any], folder: Path, console: ConsoleTracker)
     )
     console.say(
         f"{summary['steps']} steps in {summary['wall_seconds']:.1f} s; "
-        f"trained {summary['trainable_parameters']:,} parameters; frozen parts unchanged"
+        f"trained {summary['trainable_parameters']:,} parameters"
+        + ("; frozen parts unchanged" if summary["frozen_unchanged"] else "")
     )
     console.say(f"model: {folder / 'model'}")
     console.say(f"use it: tl predict {folder} IMAGE_OR_FOLDER")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +13,8 @@ from tl.errors import UserError
 
 State = Literal["running", "done", "failed", "preempted"]
 FILE = "status.json"
+SECONDS_BETWEEN = 10.0
+"""How often the step of a run that goes on is written, at most."""
 
 
 def write_status(
@@ -28,6 +32,28 @@ def write_status(
         "updated": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json_atomically(run_dir / FILE, status)
+
+
+class LiveStatus:
+    """Keeps the step in the status of a run up to date while it goes on."""
+
+    def __init__(self, run_dir: Path | None) -> None:
+        """Without a folder, as on all processes but one, nothing is written."""
+        self._run_dir = run_dir
+        self._written = time.monotonic()
+
+    def reached(self, step: int) -> None:
+        """Called after each step; few calls write. One that fails is passed over.
+
+        A full disk is noticed where it matters: by the record and the checkpoints.
+        """
+        now = time.monotonic()
+        if self._run_dir is not None and now - self._written >= SECONDS_BETWEEN:
+            self._written = now
+            with contextlib.suppress(OSError, UserError):
+                status = read_status(self._run_dir)
+                if status and status["state"] == "running":  # no other process has failed
+                    write_status(self._run_dir, "running", step)
 
 
 def read_status(run_dir: Path) -> dict[str, Any] | None:
