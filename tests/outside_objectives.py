@@ -29,6 +29,8 @@ class Eventful(Supervised):
     TEST_FULL_DISK: the disk is full from the third tenth of the phase to the seventh.
     """
 
+    _signalled = False
+
     def forward(self, batch: dict[str, Any], progress: float) -> dict[str, Tensor]:
         rank = os.environ.get("RANK", "0")
         if notes := os.environ.get("TEST_NOTES"):
@@ -59,7 +61,8 @@ class Eventful(Supervised):
             time.sleep(1000)
         if what == "sleep":
             time.sleep(5)
-        if what.startswith("SIG"):
+        if what.startswith("SIG") and not self._signalled:  # a step has several micro-batches
+            self._signalled = True
             os.kill(os.getpid(), getattr(signal, what))
             time.sleep(0.05)  # the thread that hears it takes a moment
         return loss

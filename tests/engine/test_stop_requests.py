@@ -183,6 +183,22 @@ def test_a_second_signal_ends_the_process_whatever_it_does() -> None:
     assert "ended at once by a second signal, SIGINT" in errors
 
 
+def test_a_signal_to_a_child_is_none_to_its_parent() -> None:
+    """A loader worker that was just forked still has the handlers of the run."""
+    requests = StopRequests()
+    with requests.listening(lambda message: None):
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        os.waitpid(child, 0)
+        time.sleep(0.05)
+        assert not requests.look()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.05)
+        assert requests.look()
+
+
 def test_a_signal_that_was_ignored_stays_so() -> None:
     """As `nohup` has it."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -94,7 +94,6 @@ def _leave_signals_to_the_run(worker: int) -> None:
     then: it stops between two steps. They end when it tells them to, or is gone.
     """
     del worker
-    signal.set_wakeup_fd(-1)  # the run's own, inherited
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     terms = []

@@ -7,6 +7,7 @@ Whatever it is, it only sets a reason. The processes share it and stop together 
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -107,6 +108,7 @@ class StopRequests:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        _keep_children_off_the_pipe()
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
         heard = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]  # nohup ignores one
@@ -136,6 +138,12 @@ class StopRequests:
                 self._say(f"{name}: stopping with a checkpoint; a second signal ends it at once")
             elif now - self._signalled > ECHO_SECONDS:
                 end_at_once(f"ended at once by a second signal, {name}", 128 + number, last_words)
+
+
+@functools.cache  # once in a process: there is no way to take it back
+def _keep_children_off_the_pipe() -> None:
+    """A signal to a child that was just forked is not to be heard as one to this process."""
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 def end_at_once(message: str, code: int, last_words: Callable[[str], None]) -> None:
