@@ -116,8 +116,12 @@ def sizes(world_size: int) -> list[int]:
 
 @pytest.mark.parametrize(
     ("world_size", "images", "micro_batches"),
-    [(world, images, 1) for world in (1, 2, 3, 4) for images in sizes(world)]
-    + [(world, 7, 2) for world in (1, 2)],
+    [
+        pytest.param(world, images, 1, marks=() if world in (1, 4) else pytest.mark.slow)
+        for world in (1, 2, 3, 4)
+        for images in sizes(world)
+    ]
+    + [(1, 7, 2), (2, 7, 2)],
 )
 def test_gradients_statistics_and_evaluations_are_those_of_a_plain_loop(
     gloo_workers: GlooWorkers, tmp_path: Path, world_size: int, images: int, micro_batches: int

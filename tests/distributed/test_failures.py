@@ -155,7 +155,8 @@ def test_a_rank_that_is_killed_is_named_and_ends_the_job(tmp_path: Path, rank: i
         assert f"rank {rank}" in job.status()["message"]
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_is_stopped_is_named_and_ends_the_job(tmp_path: Path, rank: int) -> None:
     with started(tmp_path / "run") as job:
         stopped = job.ranks[rank]
@@ -194,6 +195,7 @@ def test_a_rank_that_fails_speaks_and_the_others_do_not(tmp_path: Path) -> None:
         assert job.status()["message"] == "ValueError: out of luck"
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_a_process_at_once(tmp_path: Path) -> None:
     """One that cannot get to the end of its step, as it hangs in it."""
     with started(tmp_path / "run", "epochs=100", event="head 0.02 1 hang") as job:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +153,7 @@ def stop_and_go_on(
     assert images_seen(folder) == images_seen(whole)
 
 
-@pytest.mark.parametrize("step", [0, 3, len(STEPS) - 1])
+@pytest.mark.parametrize("step", [0, 3])
 def test_a_run_that_is_stopped_goes_on_bit_for_bit(
     gloo_workers: GlooWorkers, whole_runs: dict[int, Path], tmp_path: Path, step: int
 ) -> None:
@@ -206,12 +208,16 @@ TOLERANCES = {
 @pytest.fixture(scope="module")
 def whole_run_of(
     gloo_workers: GlooWorkers, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
-    """Runs on one process that were never interrupted, in float32 and in float64."""
+) -> Callable[[str], Path]:
+    """The run of a kind on one process that was never interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    for name, (overrides, _) in TOLERANCES.items():
-        gloo_workers.run(1, run, str(folder / name), NO_EVENT, *overrides)
-    return {name: folder / name for name in TOLERANCES}
+
+    @functools.cache
+    def whole(kind: str) -> Path:
+        gloo_workers.run(1, run, str(folder / kind), NO_EVENT, *TOLERANCES[kind][0])
+        return folder / kind
+
+    return whole
 
 
 def change_processes(
@@ -230,17 +236,21 @@ def change_processes(
     assert_same_record(folder, whole, rel=tolerance)
 
 
-@pytest.mark.parametrize("kind", TOLERANCES)
 def test_a_run_goes_on_with_any_number_of_processes(
-    gloo_workers: GlooWorkers, whole_run_of: dict[str, Path], tmp_path: Path, kind: str
+    gloo_workers: GlooWorkers, whole_run_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    change_processes(gloo_workers, whole_run_of[kind], tmp_path / "run", kind, seed=0)
+    kind = "float64, batch_norm=sync"
+    change_processes(gloo_workers, whole_run_of(kind), tmp_path / "run", kind, seed=0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 9))
+@pytest.mark.parametrize("seed", range(9))
 @pytest.mark.parametrize("kind", TOLERANCES)
 def test_a_run_goes_on_with_any_number_of_processes_from_any_step(
-    gloo_workers: GlooWorkers, whole_run_of: dict[str, Path], tmp_path: Path, kind: str, seed: int
+    gloo_workers: GlooWorkers,
+    whole_run_of: Callable[[str], Path],
+    tmp_path: Path,
+    kind: str,
+    seed: int,
 ) -> None:
-    change_processes(gloo_workers, whole_run_of[kind], tmp_path / "run", kind, seed)
+    change_processes(gloo_workers, whole_run_of(kind), tmp_path / "run", kind, seed)

@@ -83,7 +83,7 @@ def test_top_k(run_folder, images, tmp_path):
         ]
 
 
-@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_two_processes_write_the_same_file(run_folder, images, tmp_path, count, monkeypatch):
     # One thread, as each of the two processes has: sums in another order end in other digits.
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})

@@ -153,6 +153,7 @@ def interrupt_at(start: str, *arguments: str) -> tuple[int, str]:
     return process.returncode, errors
 
 
+@pytest.mark.slow
 def test_a_quickstart_that_was_interrupted_goes_on_by_the_command_that_it_says(
     tmp_path: Path,
 ) -> None:

@@ -127,7 +127,11 @@ def test_no_secret_is_in_any_file_of_a_run(tmp_path: Path, read_wandb_file: Any)
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["objective=outside_objectives:Poisoned", "global_batch_size=2"], 1),
+        pytest.param(
+            ["objective=outside_objectives:Poisoned", "global_batch_size=2"],
+            1,
+            marks=pytest.mark.slow,
+        ),
         (["api_key=hunter2", "tracking.wandb.api_key=hunter2"], 2),
         (["api-key=hunter2"], 2),
         (["--api-key=hunter2"], 2),

@@ -104,6 +104,7 @@ def test_log_every_may_change_when_a_run_goes_on(killed: dict[str, tuple[Any, ..
     ]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_offline_for_a_while_sends_that_before_it_goes_on(
     tmp_path: Path, server: StandInServer
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_run_that_was_offline_for_a_while_sends_that_before_it_goes_on(
     assert server.runs["abc123"].exit_codes == [75, 0]
 
 
+@pytest.mark.slow
 def test_a_run_can_be_synced_while_it_is_offline_and_again_when_it_has_ended(
     tmp_path: Path, server: StandInServer
 ) -> None:
