@@ -131,7 +131,13 @@ class GlooWorkers:
                 assert isinstance(connection, Connection)
                 pending.discard(connection)
                 rank = connections.index(connection)
-                result, error = connection.recv()
+                try:
+                    result, error = connection.recv()
+                except EOFError:
+                    self.stop()
+                    raise failure or WorkerError(
+                        rank, "EOFError", "the process has ended", ""
+                    ) from None
                 if error is not None and (failure is None or failure.kind == "PeerFailed"):
                     failure = WorkerError(rank, *error)
                 results[rank] = result
