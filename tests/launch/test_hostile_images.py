@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from gloo_workers import GlooWorkers
 from hostile_files import can_be_decoded, hostile_folder
+from PIL import Image
 
 from tl.data.images import MAX_PIXELS
 from tl.data.sampler import epoch_order
@@ -180,3 +181,24 @@ def test_without_skip_the_first_bad_one_is_named_and_ends_the_command(
 def in_the_order_of_training(root: Path) -> list[str]:
     names = names_of_training_images(str(root))
     return [names[i] for i in epoch_order(len(names), 0, 0)]
+
+
+def test_a_bad_image_is_named_once_as_its_epoch_ends(
+    gloo_workers: GlooWorkers, tmp_path: Path
+) -> None:
+    """README and ``data.bad_images`` say so: training does not wait for it."""
+    root = tmp_path / "data"
+    for i in range(12):
+        path = root / ("val" if i < 4 else "train") / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(path)
+    path.write_bytes(b"no image")
+    keys = [*SKIP, "epochs=2", "global_batch_size=4", "tracking.log_every=1"]
+    [result] = gloo_workers.run(1, call, "train", arguments(root, tmp_path / "run", *keys))
+    assert result["code"] == 0, result["errors"]
+    lines = result["out"].splitlines()
+    [named] = [i for i, line in enumerate(lines) if str(path) in line]
+    epochs = [i for i, line in enumerate(lines) if line.startswith("step ") and "val" in line]
+    assert len(epochs) == 2
+    assert named < epochs[0]
+    assert "  epoch 1  " in lines[named - 1]  # after the last step of the epoch
