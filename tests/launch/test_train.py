@@ -110,13 +110,17 @@ def test_the_accelerate_config_for_two_cpu_processes_starts_two(tmp_path: Path) 
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["num_processes"] == 2
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_no_process(tmp_path: Path) -> None:
-    arguments = [*SMALL, "epochs=100000", "data.workers=1", f"run_dir={tmp_path / 'run'}"]
-    process = subprocess.Popen(
+def started(*arguments: str) -> subprocess.Popen[str]:
+    """A run in a session of its own, as a terminal has it."""
+    return subprocess.Popen(
         [sys.executable, TRAIN, *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
         start_new_session=True,
     )  # fmt: skip
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_no_process(tmp_path: Path) -> None:
+    process = started(*SMALL, "epochs=100000", "data.workers=1", f"run_dir={tmp_path / 'run'}")
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step"):
@@ -141,11 +145,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process(tmp_path: Path) -> None:
 
 def interrupt_at(start: str, *arguments: str) -> tuple[int, str]:
     """Ctrl-C as soon as a line begins with ``start``; exit code and standard error."""
-    process = subprocess.Popen(
-        [sys.executable, TRAIN, *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
-        start_new_session=True,
-    )  # fmt: skip
+    process = started(*arguments)
     assert process.stdout is not None
     assert any(line.startswith(start) for line in process.stdout)
     os.killpg(process.pid, signal.SIGINT)
@@ -297,8 +297,7 @@ def test_a_part_that_cannot_train_is_blamed_on_what_names_it(
         assert f"(command line: strategy={strategy})" in errors
 
 
-def test_a_network_of_timm_trains(gloo_workers: GlooWorkers, tmp_path: Path) -> None:
-    pytest.importorskip("timm")
+def test_a_name_of_timm_is_checked_like_others(gloo_workers: GlooWorkers, tmp_path: Path) -> None:
     arguments = [*SMALL, "model.name=timm:resnet10t", f"run_dir={tmp_path / 'run'}", "--dry-run"]
     [(code, _, errors)] = gloo_workers.run(1, call_main, arguments)
     assert code == 0, errors
@@ -452,6 +451,21 @@ def test_a_run_that_was_moved_goes_on_where_it_is_from_any_folder(
         command = [*command, expected.partition("=")[0] + f"={given}"]
     [(code, out, errors)] = gloo_workers.run(1, call_main_in, tmp_path, command)
     assert code == 0, errors
+
+
+def test_a_run_that_was_given_no_folder_says_where_it_goes_on(
+    gloo_workers: GlooWorkers, tmp_path: Path
+) -> None:
+    arguments = [*SMALL, "tracking.trackers=[jsonl]"]
+    stop = [*arguments, "time_limit=1s"]  # which is over when the worker gets this
+    [(code, _, errors)] = gloo_workers.run(1, call_main_in, tmp_path, stop)
+    assert code == 75
+    [folder] = tmp_path.glob("runs/*")
+    assert f"to go on: --resume runs/{folder.name}" in errors
+    resume = ["--resume", f"runs/{folder.name}", "time_limit=none"]
+    [(code, out, errors)] = gloo_workers.run(1, call_main_in, tmp_path, resume)
+    assert code == 0, errors
+    assert "going on after step" in out
 
 
 def call_main_in(folder: Path, arguments: list[str]) -> tuple[int, str, str]:
