@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "transfer a pretrained network to your images",
     "evaluate": "accuracy, loss and confusion matrix of a run's model on a folder",
     "predict": "classes and probabilities for images",
+    "cache": "list or clear the features that runs keep",
     "sync": "send what Weights & Biases lacks of a run's record",
 }
 

@@ -12,6 +12,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # No test may reach a server, or depend on who is logged in.
 os.environ["WANDB_MODE"] = "disabled"
+# No test may find what another session has computed, or leave it in the user's home.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tl-tests-cache-")
 
 import pytest
 

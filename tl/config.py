@@ -264,6 +264,18 @@ class TrackingConfig(Keys):
     wandb: WandbConfig = WandbConfig()
 
 
+class CacheConfig(Keys):
+    features: bool = True
+    """keep what the frozen prefix makes of each image, where it always gets the same view of it"""
+    views: PositiveInt | None = None
+    """augment each training image of a phase with a frozen prefix in so many ways, which epochs
+    take in turn and whose features can be kept; null: in another way in every epoch"""
+    max_bytes: NonNegativeInt = 20_000_000_000
+    """bytes of features on the disk; the least recently used make room"""
+    folder: str | None = None
+    """where; null: transfer-launcher in $XDG_CACHE_HOME or ~/.cache"""
+
+
 class CheckpointConfig(Keys):
     every_steps: PositiveInt | None = None
     """steps between two checkpoints, besides those at the end of each epoch and phase"""
@@ -305,6 +317,7 @@ class Config(Training):
     model: ModelConfig = ModelConfig()
     tracking: TrackingConfig = TrackingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    cache: CacheConfig = CacheConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Config:

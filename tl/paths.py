@@ -37,7 +37,7 @@ def absolute(text: str, key: str) -> str:
 
 
 def with_paths(config: Config) -> Config:
-    """``config`` with absolute paths for its data and weights, and the home in ``run_dir``.
+    """``config`` with absolute paths for its data, weights and cache, and the home in ``run_dir``.
 
     ``run_dir`` stays as short as it was given: it is in what is said to people.
     """
@@ -46,8 +46,13 @@ def with_paths(config: Config) -> Config:
         data = data.model_copy(update={"root": absolute(data.root, "data.root")})
     if model.weights is not None and is_weights_path(model.weights):
         model = model.model_copy(update={"weights": absolute(model.weights, "model.weights")})
+    cache = config.cache
+    if cache.folder is not None:
+        cache = cache.model_copy(update={"folder": absolute(cache.folder, "cache.folder")})
     run_dir = config.run_dir and expanded(config.run_dir, "run_dir")
-    return config.model_copy(update={"data": data, "model": model, "run_dir": run_dir})
+    return config.model_copy(
+        update={"data": data, "model": model, "cache": cache, "run_dir": run_dir}
+    )
 
 
 def _is_folder(source: str, root: str) -> bool:

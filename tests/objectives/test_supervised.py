@@ -49,6 +49,7 @@ def batch(images: Tensor, labels: Tensor, count: float, padding: int = 0) -> dic
         "label": torch.cat([labels, torch.full((padding,), C - 1)]),
         "id": torch.cat([torch.arange(n), torch.full((padding,), -1)]),
         "weight": torch.cat([torch.ones(n), torch.zeros(padding)]),
+        "start": 0,
         "key": torch.arange(n + padding),
         "global_count": torch.tensor(count),
     }

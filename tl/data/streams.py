@@ -19,14 +19,23 @@ from tl.errors import OnOneProcessError
 
 Batch = dict[str, Any]
 """image (N, 3, S, S) float32, label (N,) int64, id (N,) int64, weight (N,) float32 (1, or 0 for
-padding), and bad: list of (file, reason) of images that could not be decoded and are left out."""
+padding), and bad: list of (file, reason) of images that could not be decoded and are left out.
+
+start is 0; or it is the number of the stage that ``image`` goes into, which is then what the stages
+before it have made of the images (N, …): see `tl.data.features`."""
 
 
 class Images(Dataset):
-    """Images of a split as the network's input. A key is (epoch, id)."""
+    """Images of a split as the network's input. A key is (epoch, id).
 
-    def __init__(self, split: Split, transform: Transform, seed: int, size: int) -> None:
+    With ``views`` there are that many views of an image, and epochs take them in turn.
+    """
+
+    def __init__(
+        self, split: Split, transform: Transform, seed: int, size: int, views: int | None
+    ) -> None:
         self.split, self.transform, self.seed, self.size = split, transform, seed, size
+        self.views = views
 
     def __getitem__(self, key: Key) -> tuple[Tensor | None, int, int, str]:
         epoch, i = key
@@ -36,6 +45,7 @@ class Images(Dataset):
             image = self.split.read(i)
         except BadImage as error:
             return None, 0, i, str(error)
+        epoch = epoch % self.views if self.views else epoch
         view = seeded(self.transform, image, self.seed, epoch, i)
         return view, int(self.split.labels[i]), i, ""
 
@@ -52,6 +62,7 @@ class Images(Dataset):
             "id": torch.tensor(ids),
             "weight": torch.full((len(rows),), 1.0 if good else 0.0),
             "bad": bad,
+            "start": 0,
         }
 
 
@@ -68,13 +79,14 @@ def open_stream(
     size: int,
     workers: int,
     pin_memory: bool,
+    views: int | None = None,
 ) -> DataLoader:
     """A loader of this process's batches, one for each item of ``sampler``.
 
     It is opened once for a phase, so workers do not start again with every epoch, and they read
     ahead over the ends of epochs.
     """
-    images = Images(split, transform, seed, size)
+    images = Images(split, transform, seed, size, views)
     return DataLoader(
         images,
         batch_sampler=sampler,

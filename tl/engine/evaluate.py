@@ -67,7 +67,7 @@ def evaluate(
         bad_images.meet(batch["bad"])
         batch = to_device(batch, runtime.device)
         with runtime.accelerator.autocast():
-            logits = network(batch["image"])
+            logits = network(batch["image"], batch["start"])
         losses = F.cross_entropy(logits.double(), batch["label"], reduction="none")
         predictions = logits.argmax(1)
         sums.add(

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from tl.data.sampler import TrainSampler
-from tl.data.transforms import augmented_view, plain_view
 from tl.engine import checkpoint
 from tl.engine.evaluate import to_device
+from tl.engine.inputs import phase_inputs
 from tl.engine.nonfinite import Guard, Policy, check_weights
 from tl.engine.saving import finish_writing, raise_failure, save_checkpoint
 from tl.engine.state import Run, Stopwatch
@@ -74,11 +74,9 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         world_size=runtime.world_size,
         gradient_accumulation=phase.gradient_accumulation,
     )
-    view = augmented_view(run.preprocessing, phase.augment, phase.crop_scale)
-    micro_batches = iter(run.open_stream(run.source.train, view, sampler))
-    validation = run.open_stream(
-        run.source.val, plain_view(run.preprocessing), run.evaluation_sampler(phase)
-    )
+    inputs = phase_inputs(run, index)
+    micro_batches = iter(inputs.training(sampler))
+    validation = inputs.validation(run.evaluation_sampler(phase))
 
     policy = Policy.of(config.nonfinite)
     guard = Guard(plain_optimizer, accelerator.scaler, policy)
@@ -135,6 +133,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
                 f"stopped after step {progress.step}, {reason}; to go on: --resume {which}"
             )
         if phase_ends:
+            inputs.close()
             return
 
         # ---- A step. Randomness is a function of its number and the images, so a resumed run draws

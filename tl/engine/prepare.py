@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import torch
 
-from tl.config import Config, Phase
+from tl.arguments import Loaded
+from tl.config import Config
 from tl.data.split import Source, some
+from tl.engine.feature_plan import plan_features
 from tl.engine.runtime import Runtime
 from tl.errors import printable
 from tl.freeze_plan import freeze_plan, random_and_frozen
@@ -64,13 +67,21 @@ def _classes_of(chosen: str | None) -> list[str] | None:
 
 
 def show_plan(
-    network: Network, phase: Phase, report: LoadReport, here: Runtime, console: ConsoleTracker
+    loaded: Loaded,
+    index: int,
+    source: Source,
+    network: Network,
+    preprocessing: Preprocessing,
+    report: LoadReport,
+    here: Runtime,
+    console: ConsoleTracker,
 ) -> None:
     """Set a phase up, show its freeze plan, and say what about it is rarely meant.
 
     Raises:
         UserError: the phase names a part that the network does not have.
     """
+    phase = loaded.phases[index]
     freeze(network, trainable_names(network, phase.train), phase.batch_norm)
     objective = objective_class(phase.objective)(network, phase)
     groups = parameter_groups(objective.trained_parameters(), phase.optimizer)
@@ -90,6 +101,15 @@ def show_plan(
     prefix = [stage.name for stage in network.stages[: network.frozen_prefix]]
     if prefix:
         console.say(f"frozen prefix, without autograd: {prefix[0]} to {prefix[-1]}")
+        images = (len(source.train), len(source.val))
+        epochs = phase.epochs
+        if phase.steps is not None:
+            epochs = math.ceil(phase.steps / math.ceil(images[0] / phase.global_batch_size))
+        half = here.precision != "no"
+        cache = loaded.config.cache
+        plan = plan_features(cache, phase, network, preprocessing, images, epochs, half)
+        for line in plan.notes:
+            console.say(line)
     for note in random_and_frozen(network, report.new, report.loaded > 0):
         console.say(f"note: {note}")
     if here.world_size > 1 and any("train" in row.batch_norm for row in rows):

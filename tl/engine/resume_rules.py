@@ -45,6 +45,8 @@ RUN: dict[str, Rule] = {
     "model.head": "fatal",
     "tracking": "free",
     "checkpoint": "free",
+    "cache": "free",
+    "cache.views": "warned",
 }
 PHASE: dict[str, Rule] = {
     "name": "fatal",

@@ -96,7 +96,7 @@ def run(
     for i, phase in enumerate(loaded.phases):
         with blamed_on(loaded.origins, "phases", i, "train"):
             trainable_names(network, phase.train)
-        show_plan(network, phase, report, here, console)
+        show_plan(loaded, i, source, network, preprocessing, report, here, console)
     if dry_run:
         console.say("dry run: all of this checks out; nothing was trained or written")
         return {}

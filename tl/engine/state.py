@@ -184,8 +184,13 @@ class Run:
             len(self.source.val), batch_size, self.runtime.rank, self.runtime.world_size
         )
 
-    def open_stream(self, split: Split, view: Transform, sampler: Sampler) -> DataLoader:
-        """This process's batches of ``split``, one for each item of ``sampler``."""
+    def open_stream(
+        self, split: Split, view: Transform, sampler: Sampler, views: int | None = None
+    ) -> DataLoader:
+        """This process's batches of ``split``, one for each item of ``sampler``.
+
+        With ``views`` there are that many of each image, which epochs take in turn.
+        """
         return open_stream(
             split,
             view,
@@ -194,4 +199,5 @@ class Run:
             size=self.preprocessing.crop_size,
             workers=self.workers,
             pin_memory=self.runtime.device.type == "cuda",
+            views=views,
         )

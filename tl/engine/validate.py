@@ -36,7 +36,7 @@ def validate(run: Run, validation: Iterable[Batch], where: Metrics, policy: Poli
         validation,
         len(run.source.classes),
         run.bad_images,
-        lambda: stop_agreed(run),
+        lambda: stop_agreed(run, "evaluating"),
     )
     _share_bad_images(run)
     if result is None:

@@ -21,9 +21,9 @@ def wishes(run: Run) -> Wishes:
     return Wishes(requests.look(), due or untimed, writing_failed(run))
 
 
-def stop_agreed(run: Run) -> bool:
-    """Whether all stop, asked between two batches of an evaluation; all do so alike."""
-    run.watchdog.mark(f"after step {run.progress.step}, evaluating")
+def stop_agreed(run: Run, doing: str) -> bool:
+    """Whether all stop, asked between two batches that are not trained on; all do so alike."""
+    run.watchdog.mark(f"after step {run.progress.step}, {doing}")
     run.agreement.tell(run.progress.step, wishes(run))
     run.agreement.hear(everything=False)
     return run.agreement.stop

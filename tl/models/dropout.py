@@ -20,16 +20,22 @@ _FIRST = 0xBF58476D1CE4E5B9 - 2**64
 _SECOND = 0x94D049BB133111EB - 2**64
 
 
-def _shift(z: Tensor, bits: int) -> Tensor:
-    """Logical shift to the right; that of a signed tensor is arithmetic."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
-
-
 def mix(z: Tensor) -> Tensor:
     """SplitMix64's finalizer: int64 in, int64 that look random out, one for one."""
-    z = (z ^ _shift(z, 30)) * _FIRST
-    z = (z ^ _shift(z, 27)) * _SECOND
-    return z ^ _shift(z, 31)
+    return _mix_in_place(z.clone())
+
+
+def _mix_in_place(z: Tensor) -> Tensor:
+    # In place: 512×13×13 places of 32 images take 3 ms on two cores; in new memory for every
+    # operation, and with one draw for each number, it was 147. F.dropout takes 64.
+    shifted = torch.empty_like(z)
+    for bits, factor in ((30, _FIRST), (27, _SECOND), (31, 1)):
+        # The logical shift to the right; that of a signed tensor is arithmetic.
+        torch.bitwise_right_shift(z, bits, out=shifted).bitwise_and_((1 << (64 - bits)) - 1)
+        z.bitwise_xor_(shifted)
+        if factor != 1:
+            z.mul_(factor)
+    return z
 
 
 def image_keys(seed: int, step: int, ids: Tensor) -> Tensor:
@@ -43,17 +49,18 @@ def image_keys(seed: int, step: int, ids: Tensor) -> Tensor:
 # and these wrap around on purpose.
 @torch.library.custom_op("tl::image_draws", mutates_args=())
 def image_draws(keys: Tensor, layer: int, count: int) -> Tensor:
-    """``count`` numbers in [0, 1) for each image, by its key and the layer: float32 (N, count)."""
+    """``count`` whole numbers for each image, by its key and the layer: int16 (N, count).
+
+    All 2¹⁶ values are as likely. Four are made at once, of 64 bits.
+    """
     keys = mix(keys + layer)
-    places = torch.arange(count, device=keys.device)
-    bits = mix(keys[:, None] + (places + 1) * _GOLDEN)
-    # The 24 highest bits: as many as a float32 holds exactly.
-    return _shift(bits, 40).to(torch.float32) / 2**24
+    fours = torch.arange(1, (count + 3) // 4 + 1, device=keys.device).mul_(_GOLDEN)
+    return _mix_in_place(fours + keys[:, None]).view(torch.int16)[:, :count]
 
 
 @image_draws.register_fake
 def _(keys: Tensor, layer: int, count: int) -> Tensor:
-    return keys.new_empty((len(keys), count), dtype=torch.float32)
+    return keys.new_empty((len(keys), (count + 3) // 4 * 4), dtype=torch.int16)[:, :count]
 
 
 class Draws:
@@ -63,11 +70,15 @@ class Draws:
         self.keys: Tensor | None = None
         """int64 (N,), or None: dropout then draws from torch's generator as usual."""
 
-    def uniform(self, layer: int, shape: torch.Size) -> Tensor:
-        """Numbers in [0, 1) of ``shape`` (N, …): row i is a function of key i and the layer."""
+    def keeps(self, layer: int, shape: torch.Size, p: float) -> Tensor:
+        """bool of ``shape`` (N, …), false with probability p: row i is by key i and the layer.
+
+        p counts as the nearest multiple of 1/65536.
+        """
         assert self.keys is not None
         assert len(self.keys) == shape[0], "a key for each image"
-        return image_draws(self.keys, layer, shape[1:].numel()).view(shape)
+        draws = image_draws(self.keys, layer, shape[1:].numel())
+        return (draws >= min(round(p * 2**16), 2**16 - 1) - 2**15).view(shape)
 
 
 class ImageDropout(nn.Module):
@@ -87,8 +98,13 @@ class ImageDropout(nn.Module):
         shape = torch.Size([len(x), *[1] * (x.dim() - 1)]) if self.rows else x.shape
         if self.draws.keys is None:
             return x * F.dropout(torch.ones(shape, device=x.device, dtype=x.dtype), self.p)
-        kept = self.draws.uniform(self.layer, shape) >= self.p
-        return x * (kept.to(x.dtype) / (1 - self.p) if self.p < 1 else kept.to(x.dtype))
+        if self.p == 1:
+            return x * 0
+        kept = self.draws.keeps(self.layer, shape, self.p)
+        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            # 3 ms for the batch above, where the product of two memory layouts loses 15.
+            kept = kept.contiguous(memory_format=torch.channels_last)
+        return x * kept.to(x.dtype).mul_(1 / (1 - self.p))
 
     def extra_repr(self) -> str:
         return f"p={self.p}, rows={self.rows}"

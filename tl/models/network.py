@@ -58,6 +58,7 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Logits (N, C)."""
+        _check_input(x, start)
         x = self._frozen(x, start, len(self.stages))
         return run(self.stages[max(start, self.frozen_prefix) :], self.model, x)
 
@@ -69,6 +70,7 @@ class Network(nn.Module):
         One trains if it is in training mode and has a parameter that requires a gradient; in eval
         mode the list is empty.
         """
+        _check_input(x, start)
         x = self._frozen(x, start, len(self.stages))
         auxiliary = []
         # An auxiliary classifier's parameters belong to its stage, so none that trains hangs on a
@@ -104,6 +106,15 @@ class Network(nn.Module):
     def _trains(self, module: str) -> bool:
         submodule = self.model.get_submodule(module)
         return submodule.training and any(p.requires_grad for p in submodule.parameters())
+
+
+def _check_input(x: Tensor, start: int) -> None:
+    """Raise ValueError for what cannot be a batch of images, where one is expected."""
+    if start == 0 and x.dim() != 4:
+        raise ValueError(
+            f"expected images (N, 3, H, W), got {tuple(x.shape)}. Cached features go in as "
+            'network(batch["image"], batch["start"])'
+        )
 
 
 def head_parameters(network: Network) -> frozenset[str]:

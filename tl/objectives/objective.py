@@ -31,7 +31,8 @@ class Objective(nn.Module):
                 ``global_count`` (scalar) is the sum of weights over the whole global batch, and
                 ``key`` (N,) int64 are the images' keys. Say ``network.expect(batch)`` before the
                 images go through: dropout and synchronized BatchNorm are the same on any number of
-                processes by that.
+                processes by that. They go through as ``network(batch["image"], batch["start"])``:
+                of images whose features are cached it is these that are in the batch.
             progress: how much of the phase is done, 0 to 1.
 
         Returns:

@@ -19,7 +19,7 @@ class Supervised(Objective):
 
     def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         self.network.expect(batch)
-        logits, auxiliary = self.network.forward_with_aux(batch["image"])
+        logits, auxiliary = self.network.forward_with_aux(batch["image"], batch["start"])
         loss = self._cross_entropy(logits, batch)
         for weight, auxiliary_logits in auxiliary:
             loss = loss + weight * self._cross_entropy(auxiliary_logits, batch)

@@ -1,0 +1,87 @@
+"""Which of a phase's images go through the frozen prefix once, and which in every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tl.config import CacheConfig, Phase
+from tl.data.features.entry import Layout
+from tl.data.features.folder import in_words
+from tl.models.network import Network
+from tl.models.preprocessing import Preprocessing
+
+SUGGESTED_VIEWS = 8
+
+
+@dataclass(frozen=True)
+class FeaturePlan:
+    """What is kept of the images of a phase."""
+
+    views: int | None
+    """of each training image, epoch e takes number e modulo this; None: a new one in every epoch"""
+    train: bool
+    """the features of the training images are kept"""
+    val: bool
+    """those of the validation images are"""
+    notes: tuple[str, ...] = ()
+    """for people"""
+
+
+def plan_features(
+    cache: CacheConfig,
+    phase: Phase,
+    network: Network,
+    preprocessing: Preprocessing,
+    images: Sequence[int],
+    epochs: int,
+    half: bool,
+) -> FeaturePlan:
+    """The plan for a phase that `freeze` has set up, with an estimate of what it takes on the disk.
+
+    Args:
+        images: how many there are to train and to validate on.
+        epochs: of the phase.
+        half: the precision is bf16 or fp16.
+    """
+    if not network.frozen_prefix:
+        return FeaturePlan(None, train=False, val=False)
+    views = 1 if phase.augment == "none" else cache.views
+    notes = []
+    if phase.augment != "none" and views:
+        notes.append(f"each training image has {views} views, which epochs take in turn")
+    if not cache.features:
+        return FeaturePlan(views, train=False, val=False, notes=(*notes, "features are not kept"))
+    row = _row_bytes(network, preprocessing, half)
+    num_train, num_val = images
+    sizes = {"validation": num_val * row, "training": num_train * row * min(views or 1, epochs)}
+    kept, left = {}, cache.max_bytes
+    for part, size in sizes.items():
+        kept[part] = size <= left and (part == "validation" or views is not None)
+        if kept[part]:
+            left -= size
+            notes.append(f"features of {part} images are kept, {in_words(size)}")
+        elif size > left:
+            notes.append(
+                f"features of {part} images are not kept: they would take {in_words(size)}, and "
+                f"cache.max_bytes leaves {in_words(left)}"
+            )
+        else:
+            notes.append(
+                f"features of {part} images are not kept: augment={phase.augment} makes another "
+                f"view in every epoch (cache.views={SUGGESTED_VIEWS} would make and keep "
+                f"{SUGGESTED_VIEWS} of each image)"
+            )
+    return FeaturePlan(views, kept["training"], kept["validation"], tuple(notes))
+
+
+def _row_bytes(network: Network, preprocessing: Preprocessing, half: bool) -> int:
+    """Bytes that the features of an image take, by sending an empty one through."""
+    parameter = next(network.parameters())
+    size = preprocessing.crop_size
+    image = torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype)
+    features = network.features(image, network.frozen_prefix)
+    layout = Layout.of(features.to(torch.bfloat16 if half else torch.float32), rows=1)
+    return layout.stride
