@@ -10,6 +10,8 @@ from pathlib import Path
 
 # As the commands do, before torch is imported anywhere; see tl.command.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Tolerances are those of float32, also where a CPU has bf16 in silicon; see tl.engine.precision.
+os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 # No test may reach a server, or depend on who is logged in.
 os.environ["WANDB_MODE"] = "disabled"
 # No test may find what another session has computed, or leave it in the user's home.

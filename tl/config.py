@@ -298,7 +298,12 @@ class Config(Training):
     """the list of phases spelled out, in place of a strategy; each takes the training keys
     above, `name` and `train`"""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """`auto`: what the launcher says, else bf16 or fp16 on a GPU that has it"""
+    """`auto`: what the launcher says, else bf16 or fp16 where the GPU or CPU computes in it"""
+    tf32: bool = True
+    """let a GPU round the factors of float32 products to 10 bits, several times as fast"""
+    compile: bool = False
+    """compile each phase's forward and backward pass (torch.compile): a minute at first, faster
+    steps after it"""
     num_processes: PositiveInt | None = None
     """refuse to run on any other number of processes"""
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None

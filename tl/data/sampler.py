@@ -68,6 +68,13 @@ class TrainSampler:
         """Number of micro-batches of a step: none is without an image on every process."""
         return min(self.gradient_accumulation, self.images_in(step))
 
+    def sizes_of_full_steps(self) -> set[int]:
+        """How many images this process gets in a micro-batch, but for the last step of an epoch."""
+        images, parts = self.images_in(0), self.micro_batches_in(0)
+        micro_batches = (range(images)[share(images, part, parts)] for part in range(parts))
+        mine = (share(len(whole), self.rank, self.world_size) for whole in micro_batches)
+        return {max(1, part.stop - part.start) for part in mine}
+
     def __len__(self) -> int:
         return sum(self.micro_batches_in(step) for step in range(self.first_step, self.last_step))
 

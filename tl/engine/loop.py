@@ -11,6 +11,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from tl.data.sampler import TrainSampler
 from tl.engine import checkpoint
+from tl.engine.compiling import compile_for
 from tl.engine.evaluate import to_device
 from tl.engine.inputs import phase_inputs
 from tl.engine.nonfinite import Guard, Policy, check_weights
@@ -45,6 +46,20 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
     phase, runtime, network, progress = run.phases[index], run.runtime, run.network, run.progress
     accelerator, config, agreement = runtime.accelerator, run.config, run.agreement
 
+    # Which images are in which step.
+    steps_per_epoch, total_steps = run.steps_per_epoch(phase), run.steps_of(phase)
+    sampler = TrainSampler(
+        num_images=len(run.source.train),
+        global_batch_size=phase.global_batch_size,
+        seed=config.seed,
+        first_epoch=run.first_epoch(index),
+        first_step=progress.phase_step,
+        last_step=total_steps,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+        gradient_accumulation=phase.gradient_accumulation,
+    )
+
     # What trains. A fresh objective, optimizer and DDP wrapper for every phase: parameters that
     # start to train after DDP has wrapped them are never synchronised, without a word.
     freeze(network, trainable_names(network, phase.train), phase.batch_norm)
@@ -58,22 +73,12 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
     if resumed is not None:
         objective.load_own_state(checkpoint.part("objective", resumed))
         checkpoint.load_optimizer(plain_optimizer, resumed)
+    if config.compile:
+        compile_for(objective, sampler.sizes_of_full_steps())
     trained, optimizer = accelerator.prepare(objective, plain_optimizer)
     parameters = [parameter for _, parameter in objective.trained_parameters()]
 
     # On which data.
-    steps_per_epoch, total_steps = run.steps_per_epoch(phase), run.steps_of(phase)
-    sampler = TrainSampler(
-        num_images=len(run.source.train),
-        global_batch_size=phase.global_batch_size,
-        seed=config.seed,
-        first_epoch=run.first_epoch(index),
-        first_step=progress.phase_step,
-        last_step=total_steps,
-        rank=runtime.rank,
-        world_size=runtime.world_size,
-        gradient_accumulation=phase.gradient_accumulation,
-    )
     inputs = phase_inputs(run, index)
     micro_batches = iter(inputs.training(sampler))
     validation = inputs.validation(run.evaluation_sampler(phase))

@@ -21,6 +21,8 @@ RUN: dict[str, Rule] = {
     "run_dir": "free",
     "seed": "fatal",
     "mixed_precision": "warned",
+    "tf32": "warned",
+    "compile": "warned",
     "num_processes": "free",
     "threads": "free",
     "time_limit": "free",

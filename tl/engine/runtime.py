@@ -23,6 +23,7 @@ from accelerate.utils import (
 from torch import Tensor
 
 from tl.config import Config, Phase, seconds_of
+from tl.engine import precision
 from tl.errors import UserError
 
 T = TypeVar("T")
@@ -186,9 +187,8 @@ def start(config: Config) -> Runtime:
         UserError: another number of processes than asked for, or a precision that the device or
             the launcher contradicts.
     """
-    precision = resolve_precision(
-        config.mixed_precision, os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), _gpu_precision()
-    )
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    half = precision.resolve(config.mixed_precision, launched, precision.of_hardware())
     # `accelerate launch` leaves one thread to each CPU process, whatever cores there are.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     on_node = _processes_on_node(int(os.environ.get("WORLD_SIZE", 1)))
@@ -198,7 +198,7 @@ def start(config: Config) -> Runtime:
     accelerator = Accelerator(
         # Accelerate leaves several processes without a GPU each alone, unless told it is a CPU run.
         cpu=not torch.cuda.is_available(),
-        mixed_precision=precision,
+        mixed_precision=half,
         # The loop accumulates by itself; a setting of the launcher's would divide the loss again.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[
@@ -217,10 +217,12 @@ def start(config: Config) -> Runtime:
         )
     world_size = accelerator.num_processes
     check_processes(world_size, config.num_processes, asked_of_launcher())
-    if precision == "fp16" and accelerator.device.type != "cuda":
+    if half == "fp16" and accelerator.device.type != "cuda":
         raise UserError("mixed_precision=fp16 needs a GPU; here, use bf16 or no")
     torch.set_num_threads(threads)
-    return Runtime(accelerator, precision, threads)
+    if accelerator.device.type == "cuda":
+        precision.use_tf32(config.tf32)
+    return Runtime(accelerator, half, threads)
 
 
 def check_batch(phase: Phase, world_size: int) -> None:
@@ -286,32 +288,6 @@ def _num_processes(launch_arguments: list[str]) -> int | None:
     except (SystemExit, Exception):  # not ours to judge: the launcher took these arguments
         return None
     return None
-
-
-def _gpu_precision() -> str:
-    """The half precision that the GPU has in silicon, ``no`` without a GPU."""
-    if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
-        return "no"
-    device = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
-    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-
-
-def resolve_precision(configured: str, launched: str, hardware: str) -> str:
-    """``no``, ``bf16`` or ``fp16`` from the config, the launcher's --mixed_precision, the GPU.
-
-    Raises:
-        UserError: config and launcher contradict each other, or the launcher asks for fp8.
-    """
-    if launched not in ("no", "bf16", "fp16"):
-        raise UserError(f"the launcher's --mixed_precision {launched} is none of no, bf16 and fp16")
-    if configured == "auto":
-        return launched if launched != "no" else hardware
-    if launched not in ("no", configured):
-        raise UserError(
-            f"mixed_precision={configured} is configured, but the launcher was started with "
-            f"--mixed_precision {launched}: drop one of them"
-        )
-    return configured
 
 
 def stop() -> None:

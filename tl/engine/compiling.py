@@ -1,0 +1,26 @@
+"""torch.compile for an objective's pass, without compiling again for every size of batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tl.data.streams import Batch
+from tl.objectives import Objective
+
+
+def compile_for(objective: Objective, sizes: set[int]) -> None:
+    """Compile the pass of batches of these many images; others go through it as it is.
+
+    The last batch of an epoch is a smaller one. To compile for it too, and then for any size as
+    torch.compile would, takes longer than it can save: 70 s and then 170 s more for
+    MobileNetV3-small on two cores.
+    """
+    as_it_is = objective.forward
+    compiled = torch.compile(as_it_is)
+
+    def forward(batch: Batch, progress: float) -> dict[str, Tensor]:
+        chosen = compiled if len(batch["image"]) in sizes else as_it_is
+        return chosen(batch, progress)
+
+    objective.forward = forward  # type: ignore[method-assign]
