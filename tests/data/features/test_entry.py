@@ -43,7 +43,7 @@ def write(folder: Path, features: Tensor, bad: dict[int, str] | None = None) -> 
 @given(
     rows=st.integers(2, 3 * BLOCK),
     shape=st.lists(st.integers(1, 5), min_size=1, max_size=3),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]),
     channels_last=st.booleans(),
 )
 def test_what_is_read_is_what_was_written(

@@ -40,7 +40,12 @@ STRIDE = 128
 """Bytes between two rows are a multiple of it, so blocks begin on a page of memory: two processes,
 also on two machines that share a disk, never write into the same page."""
 
-DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.bfloat16, torch.float16)}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
 
 
 @dataclass(frozen=True)
