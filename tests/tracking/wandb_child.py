@@ -26,7 +26,6 @@ from tl.tracking.trackers import Trackers
 options = json.loads(sys.argv[2])
 tracking.INIT_SECONDS = options.get("init_seconds", 20)
 tracking.FINISH_SECONDS = options.get("finish_seconds", 10)
-tracking.WAIT_AT_START_SECONDS = options.get("wait_seconds", 20)
 tracking.ANSWER_SECONDS = options.get("answer_seconds", 5)
 tracking.WAITING_LINES = options.get("waiting_lines", tracking.WAITING_LINES)
 
@@ -65,6 +64,9 @@ trackers = Trackers({name: chosen[name] for name in options.get("trackers", chos
 began = time.monotonic()
 trackers.start(info)
 print("start took", time.monotonic() - began, flush=True)
+# Training would go on; what is to happen at a step is to happen to a run that is open.
+if chosen["wandb"]._thread is not None:
+    chosen["wandb"]._ready.wait(options.get("wait_seconds", 20))
 longest = 0.0
 for step in range((start or 0) + 1, last + 1):
     began = time.monotonic()

@@ -29,8 +29,6 @@ from tl.tracking.wandb_settings import Mode, init_arguments, quiet_settings, res
 
 INIT_SECONDS = 30.0
 """how long the server may take to answer before the run is recorded offline"""
-WAIT_AT_START_SECONDS = 5.0
-"""how long the training waits for that, so that the link stands at the top of a log"""
 FINISH_SECONDS = 20.0
 """how long the last upload may take"""
 ANSWER_SECONDS = 5.0
@@ -81,7 +79,7 @@ class WandbTracker:
         self._complete = False
 
     def start(self, run: RunInfo) -> None:
-        """Open the run in the background. Waits a few seconds at most."""
+        """Open the run in the background: that takes seconds, for which training does not wait."""
         mode, why = resolve_mode(
             self._config.mode, self._environ, lambda: has_credentials(self._environ)
         )
@@ -102,8 +100,6 @@ class WandbTracker:
             target=self._run, args=(mode, arguments), name="wandb-tracker", daemon=True
         )
         self._thread.start()
-        self._ready.wait(WAIT_AT_START_SECONDS)
-        self._raise_error()
 
     def log(self, metrics: Metrics, step: int) -> None:
         """Queue one line. Never waits for W&B."""
