@@ -13,7 +13,7 @@ from tl.data.sampler import TrainSampler
 from tl.engine import checkpoint
 from tl.engine.compiling import compile_for
 from tl.engine.evaluate import to_device
-from tl.engine.inputs import phase_inputs
+from tl.engine.phase_data import phase_data
 from tl.engine.nonfinite import Guard, Policy, check_weights
 from tl.engine.saving import finish_writing, raise_failure, save_checkpoint
 from tl.engine.state import Run, Stopwatch
@@ -79,9 +79,9 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
     parameters = [parameter for _, parameter in objective.trained_parameters()]
 
     # On which data.
-    inputs = phase_inputs(run, index)
-    micro_batches = iter(inputs.training(sampler))
-    validation = inputs.validation(run.evaluation_sampler(phase))
+    data = phase_data(run, index)
+    micro_batches = iter(data.training(sampler))
+    validation = data.validation(run.evaluation_sampler(phase))
 
     policy = Policy.of(config.nonfinite)
     guard = Guard(plain_optimizer, accelerator.scaler, policy)
@@ -138,7 +138,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
                 f"stopped after step {progress.step}, {reason}; to go on: --resume {which}"
             )
         if phase_ends:
-            inputs.close()
+            data.close()
             return
 
         # ---- A step. Randomness is a function of its number and the images, so a resumed run draws

@@ -15,7 +15,7 @@ from tl.engine.state import Run
 
 
 @dataclass(frozen=True)
-class Inputs:
+class PhaseData:
     """Where a phase's batches come from."""
 
     run: Run
@@ -49,8 +49,8 @@ class Inputs:
                 features.close()
 
 
-def phase_inputs(run: Run, index: int) -> Inputs:
-    """The inputs of phase ``index``, which `freeze` has set up; called by all processes.
+def phase_data(run: Run, index: int) -> PhaseData:
+    """The data of phase ``index``, which `freeze` has set up; called by all processes.
 
     What can be computed once is computed here, unless it was before.
     """
@@ -63,7 +63,7 @@ def phase_inputs(run: Run, index: int) -> Inputs:
     if plan.train and plan.views and not run.agreement.stop:
         needed = sorted({epoch % plan.views for epoch in _epochs_left(run, index)})
         train = load_or_compute(run, "training", view, plan.views, needed)
-    return Inputs(run, view, plan.views, train, val)
+    return PhaseData(run, view, plan.views, train, val)
 
 
 def plan_of(run: Run, index: int) -> FeaturePlan:
