@@ -11,7 +11,7 @@ from PIL import Image
 
 from launch import evaluate, predict
 from tl.config import DataConfig
-from tl.data.transforms import plain_view
+from tl.data.transforms import normalise, plain_view
 from tl.models import saved
 
 from .conftest import CLASSES, TOLERANCE, picture, write_image
@@ -55,7 +55,7 @@ def test_images_are_seen_as_in_training_and_evaluation(run_folder, tmp_path):
         rgba = Image.open(row["path"])
         canvas = Image.new("RGB", rgba.size, tuple(colour))
         canvas.paste(rgba, mask=rgba)
-        views.append(view(canvas))
+        views.append(normalise(view(canvas), model.preprocessing))
     with torch.no_grad():
         probabilities = model.network.double()(torch.stack(views).double()).softmax(1)
     for row, p in zip(rows, probabilities, strict=True):

@@ -18,8 +18,9 @@ from tl.data.transforms import Transform, seeded
 from tl.errors import OnOneProcessError
 
 Batch = dict[str, Any]
-"""image (N, 3, S, S) float32, label (N,) int64, id (N,) int64, weight (N,) float32 (1, or 0 for
-padding), and bad: list of (file, reason) of images that could not be decoded and are left out."""
+"""image (N, 3, S, S) uint8, its colours last in memory; label (N,) int64; id (N,) int64;
+weight (N,) float32, 1, or 0 for padding; and bad: list of (file, reason) of images that could not
+be decoded and are left out."""
 
 
 class Images(Dataset):
@@ -44,15 +45,19 @@ class Images(Dataset):
         good = [item for item in items if item[0] is not None]
         bad = [(self.split.names[i], reason) for image, _, i, reason in items if reason]
         # A process cannot sit a step out: with nothing to read it gets one empty image, weight 0.
-        rows = good or [(torch.zeros(3, self.size, self.size), 0, PADDING, "")]
+        rows = good or [(self._empty(), 0, PADDING, "")]
         images, labels, ids, _ = zip(*rows, strict=True)
         return {
-            "image": torch.stack(images),
+            # Each is a Pillow image, colours last in memory, and `permute` moves nothing.
+            "image": torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2),
             "label": torch.tensor(labels),
             "id": torch.tensor(ids),
             "weight": torch.full((len(rows),), 1.0 if good else 0.0),
             "bad": bad,
         }
+
+    def _empty(self) -> Tensor:
+        return torch.zeros(self.size, self.size, 3, dtype=torch.uint8).permute(2, 0, 1)
 
 
 class Sampler(Iterable[list[Key]], Sized, Protocol):

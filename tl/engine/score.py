@@ -59,7 +59,9 @@ def score(asked: Request) -> dict[str, Any]:
             pin_memory=here.device.type == "cuda",
         )
         bad_images = BadImages(data.bad_images, data.max_bad_images)
-        result = evaluate(here, network, stream, len(model.classes), bad_images)
+        result = evaluate(
+            here, network, model.preprocessing, stream, len(model.classes), bad_images
+        )
         assert result is not None, "nothing stops it"
         _share(here, bad_images)
         for reason in sorted(bad_images.reasons.values()):
