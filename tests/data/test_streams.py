@@ -49,7 +49,8 @@ def batches(
 ) -> list[dict[str, Any]]:
     return list(
         open_stream(
-            data, view, list(keys), seed=0, size=SIZE, workers=workers, pin_memory=False
+            data, view, list(keys), seed=0, size=SIZE, decode="exact", workers=workers,
+            pin_memory=False,
         )
     )  # fmt: skip
 

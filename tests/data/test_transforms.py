@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import models as tv
 from torchvision.transforms import v2
+from torchvision.transforms.functional import pil_to_tensor
 
 from tl.data.split import Split
 from tl.data.streams import open_stream
@@ -110,6 +111,25 @@ def test_without_augmentation_training_sees_what_validation_sees() -> None:
     assert torch.equal(augmented_view(SMALL, "none")(image), plain_view(SMALL)(image))
 
 
+@pytest.mark.parametrize("size", [(40, 30), (300, 217), (7, 300)])
+@pytest.mark.parametrize("augment", RANDOM)
+def test_the_augmented_view_is_torchvisions_bit_for_bit(
+    augment: str, size: tuple[int, int]
+) -> None:
+    plain = [v2.Resize(20), v2.CenterCrop(16)]
+    crop = [v2.RandomResizedCrop(16), v2.RandomHorizontalFlip()]
+    theirs = v2.Compose(
+        {
+            "flip": [v2.RandomHorizontalFlip(), *plain],
+            "standard": crop,
+            "trivial": [*crop, v2.TrivialAugmentWide()],
+        }[augment]
+    )
+    ours, image = augmented_view(SMALL, augment), noise(size)
+    for i in range(30):
+        assert torch.equal(seeded(ours, image, i), pil_to_tensor(seeded(theirs, image, i)))
+
+
 def test_flip_is_the_plain_view_or_that_of_the_mirrored_image() -> None:
     image = noise((40, 30))
     # Mirrored before it is resized and cut, as the centre of an odd margin is not symmetric.
@@ -187,7 +207,7 @@ SPLIT = Split([f"{i}.png" for i in range(9)], np.arange(9), IMAGES.__getitem__)
 def views(batches: list[list[tuple[int, int]]], workers: int, seed: int = 5) -> dict[int, Tensor]:
     stream = open_stream(
         SPLIT, augmented_view(SMALL, "trivial"), batches,
-        seed=seed, size=16, workers=workers, pin_memory=False,
+        seed=seed, size=16, decode="fast", workers=workers, pin_memory=False,
     )  # fmt: skip
     return {i: x for b in stream for i, x in zip(b["id"].tolist(), b["image"], strict=True)}
 

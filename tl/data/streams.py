@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable, Sized
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tl.data.images import BadImage
+from tl.data.images import BadImage, Decoded, Size
 from tl.data.sampler import PADDING, Key
-from tl.data.split import Split
-from tl.data.transforms import Transform, seeded
+from tl.data.split import Split, read_shrunk
+from tl.data.transforms import View, seeded
 from tl.errors import OnOneProcessError
 
 Batch = dict[str, Any]
@@ -23,22 +24,35 @@ weight (N,) float32, 1, or 0 for padding; and bad: list of (file, reason) of ima
 be decoded and are left out."""
 
 
+Decode = Literal["fast", "exact"]
+
+
 class Images(Dataset):
     """Images of a split as the network's input. A key is (epoch, id)."""
 
-    def __init__(self, split: Split, transform: Transform, seed: int, size: int) -> None:
-        self.split, self.transform, self.seed, self.size = split, transform, seed, size
+    def __init__(self, split: Split, view: View, seed: int, size: int, decode: Decode) -> None:
+        self.split, self.view, self.seed, self.size = split, view, seed, size
+        self.decode = decode
 
     def __getitem__(self, key: Key) -> tuple[Tensor | None, int, int, str]:
         epoch, i = key
         if i == PADDING:
             return None, 0, PADDING, ""
         try:
-            image = self.split.read(i)
+            image = self._read(epoch, i)
         except BadImage as error:
             return None, 0, i, str(error)
-        view = seeded(self.transform, image, self.seed, epoch, i)
-        return view, int(self.split.labels[i]), i, ""
+        seen = seeded(self.view, image, self.seed, epoch, i)
+        return seen, int(self.split.labels[i]), i, ""
+
+    def _read(self, epoch: int, i: int) -> Image.Image | Decoded:
+        if self.decode == "exact":
+            return self.split.read(i)
+
+        def least(size: Size) -> Size:  # what will be seen, which is a function of the same numbers
+            return seeded(self.view.least, size, self.seed, epoch, i)
+
+        return read_shrunk(self.split.read, i, least)
 
     def collate(self, items: list[tuple[Tensor | None, int, int, str]]) -> Batch:
         """Stack what could be read. What could not leaves the batch and nothing takes its place."""
@@ -66,11 +80,12 @@ class Sampler(Iterable[list[Key]], Sized, Protocol):
 
 def open_stream(
     split: Split,
-    transform: Transform,
+    view: View,
     sampler: Sampler,
     *,
     seed: int,
     size: int,
+    decode: Decode,
     workers: int,
     pin_memory: bool,
 ) -> DataLoader:
@@ -79,7 +94,7 @@ def open_stream(
     It is opened once for a phase, so workers do not start again with every epoch, and they read
     ahead over the ends of epochs.
     """
-    images = Images(split, transform, seed, size)
+    images = Images(split, view, seed, size, decode)
     return DataLoader(
         images,
         batch_sampler=sampler,

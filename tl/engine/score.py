@@ -55,6 +55,7 @@ def score(asked: Request) -> dict[str, Any]:
             EvaluationSampler(len(split), asked.batch_size, here.rank, here.world_size),
             seed=asked.config.seed,
             size=model.preprocessing.crop_size,
+            decode=data.decode,
             workers=default_workers(here.processes_on_node) if workers is None else workers,
             pin_memory=here.device.type == "cuda",
         )
