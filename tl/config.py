@@ -228,6 +228,10 @@ class DataConfig(Keys):
     """`skip`: more bad images than this end the run"""
     background: Annotated[list[Byte], _length(3), WrapValidator(_colour)] = [255, 255, 255]
     """RGB colour behind transparent pixels"""
+    decode: Literal["fast", "exact"] = "fast"
+    """`fast`: a JPEG at least twice as large as the view needs it is decoded at a half, a quarter
+    or an eighth of its size, which may move a colour by a few of its 255 levels; `exact`: always
+    at its own size, as torchvision does. Other images are the same in both"""
     workers: Annotated[int, Field(ge=0, le=1024)] | None = None
     """loader processes for each training process; null: from the cores of the node"""
 

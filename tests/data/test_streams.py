@@ -24,7 +24,7 @@ SIZE = 4
 
 
 def view(image: Image.Image) -> Tensor:
-    return pil_to_tensor(image).float()
+    return pil_to_tensor(image)
 
 
 class Reader:
@@ -49,7 +49,8 @@ def batches(
 ) -> list[dict[str, Any]]:
     return list(
         open_stream(
-            data, view, list(keys), seed=0, size=SIZE, workers=workers, pin_memory=False
+            data, view, list(keys), seed=0, size=SIZE, decode="exact", workers=workers,
+            pin_memory=False,
         )
     )  # fmt: skip
 
@@ -67,7 +68,8 @@ def test_a_batch_holds_its_images_with_their_labels_and_ids(workers: int) -> Non
         assert batch["bad"] == []
         kinds = {name: batch[name].dtype for name in ("image", "label", "id", "weight")}
         floats, ints = torch.float32, torch.int64
-        assert kinds == {"image": floats, "label": ints, "id": ints, "weight": floats}
+        assert kinds == {"image": torch.uint8, "label": ints, "id": ints, "weight": floats}
+        assert batch["image"].is_contiguous(memory_format=torch.channels_last)
 
 
 @settings(max_examples=80, deadline=None)
@@ -97,7 +99,7 @@ def test_bad_images_leave_the_batch_and_nothing_takes_their_place(
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_share_of_bad_images_alone_is_one_empty_image_of_no_weight(workers: int) -> None:
     (batch,) = batches(split(5, {1, 3}), [[(0, 1), (0, 3)]], workers)
-    assert torch.equal(batch["image"], torch.zeros(1, 3, SIZE, SIZE))
+    assert torch.equal(batch["image"], torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
     assert (batch["weight"].tolist(), batch["id"].tolist()) == ([0.0], [PADDING])
     assert batch["label"].tolist() == [0]  # a class that is there, so a loss can be computed
     assert batch["bad"] == [("1.png", "1.png: truncated"), ("3.png", "3.png: truncated")]

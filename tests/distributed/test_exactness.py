@@ -18,7 +18,7 @@ from tl.arguments import load
 from tl.data.sampler import epoch_order
 from tl.data.sources import open_source
 from tl.data.split import Split
-from tl.data.transforms import plain_view
+from tl.data.transforms import normalise, plain_view
 from tl.engine import run as engine_run
 from tl.freezing import freeze, trainable_names
 from tl.models import zoo
@@ -63,8 +63,10 @@ def run(run_dir: str, *overrides: str) -> dict[str, Any]:
 
 
 def _images(split: Split) -> tuple[Tensor, Tensor]:
-    view = plain_view(with_image_size(preprocessing_of(NETWORK, None), SIZE))
+    preprocessing = with_image_size(preprocessing_of(NETWORK, None), SIZE)
+    view = plain_view(preprocessing)
     images = torch.stack([view(split.read(i)) for i in range(len(split))])
+    images = normalise(images, preprocessing)
     return images.double(), torch.from_numpy(split.labels)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tl.data.transforms import plain_view
+from tl.data.transforms import normalise, plain_view
 from tl.models import saved, zoo
 from tl.models.preprocessing import preprocessing_of, with_image_size
 
@@ -28,7 +28,8 @@ def run_folder(tmp_path_factory):
     preprocessing = with_image_size(preprocessing_of("shufflenet_v2_x0_5", None), 32)
     folder = tmp_path_factory.mktemp("run")
     # A new network says nearly the same of all images: give it statistics, and equal classes.
-    x = torch.stack([plain_view(preprocessing)(picture(seed)) for seed in range(100, 164)])
+    view = plain_view(preprocessing)
+    x = normalise(torch.stack([view(picture(seed)) for seed in range(100, 164)]), preprocessing)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0

@@ -11,7 +11,8 @@ from PIL import Image
 
 from launch import evaluate, predict
 from tl.config import DataConfig
-from tl.data.transforms import plain_view
+from tl.data.images import read_rgb, read_shrunk
+from tl.data.transforms import normalise, plain_view
 from tl.models import saved
 
 from .conftest import CLASSES, TOLERANCE, picture, write_image
@@ -55,7 +56,7 @@ def test_images_are_seen_as_in_training_and_evaluation(run_folder, tmp_path):
         rgba = Image.open(row["path"])
         canvas = Image.new("RGB", rgba.size, tuple(colour))
         canvas.paste(rgba, mask=rgba)
-        views.append(view(canvas))
+        views.append(normalise(view(canvas), model.preprocessing))
     with torch.no_grad():
         probabilities = model.network.double()(torch.stack(views).double()).softmax(1)
     for row, p in zip(rows, probabilities, strict=True):
@@ -72,10 +73,29 @@ def test_images_are_seen_as_in_training_and_evaluation(run_folder, tmp_path):
     assert evaluated["loss"] == pytest.approx(loss.item(), rel=1e-4)  # of sharp probabilities
 
 
+@pytest.mark.parametrize("decode", ["fast", "exact"])
+def test_a_large_jpeg_is_decoded_as_in_training(run_folder, tmp_path, decode):
+    path = tmp_path / "large.jpg"
+    picture(3).resize((700, 500)).save(path)
+    model = saved.load(run_folder)
+    parts = (model.network, model.classes, model.preprocessing)
+    saved.save(*parts, tmp_path / "model", data=DataConfig(decode=decode))
+    assert run(tmp_path / "model", path, "--output", tmp_path / "p.csv") == 0
+    view = plain_view(model.preprocessing)
+    fast, exact = view(read_shrunk(path, view.least)), view(read_rgb(path))
+    assert not torch.equal(fast, exact)
+    x = normalise(fast if decode == "fast" else exact, model.preprocessing)
+    with torch.no_grad():
+        probabilities = model.network.double()(x[None].double()).softmax(1)[0]
+    (row,) = read(tmp_path / "p.csv")
+    columns = [float(row[f"p({name})"]) for name in CLASSES]
+    assert columns == pytest.approx(probabilities.tolist(), abs=TOLERANCE)
+
+
 def test_a_model_folder_of_an_older_version_gets_the_defaults(run_folder, images, tmp_path):
     shutil.copytree(run_folder / "model", tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text("utf-8"))
-    assert config.pop("data").keys() == {"background", "extensions"}
+    assert config.pop("data").keys() == {"background", "decode", "extensions"}
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     for name, folder in (("new", run_folder), ("old", tmp_path / "model")):
         assert run(folder, images[0].parent, "--output", tmp_path / f"{name}.csv") == 0

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.metrics import classification_report, confusion_matrix
 
 from launch import evaluate
-from tl.data.transforms import plain_view
+from tl.data.transforms import normalise, plain_view
 from tl.models import saved
 from tl.tracking.confusion_plot import plot_confusion
 
@@ -33,7 +33,7 @@ def truth(run_folder, data):
     labels = [CLASSES.index(path.parent.name) for path in paths]
     with torch.no_grad():
         images = torch.stack([view(Image.open(path).convert("RGB")) for path in paths])
-        return torch.tensor(labels), model.network(images)
+        return torch.tensor(labels), model.network(normalise(images, model.preprocessing))
 
 
 def test_the_numbers_are_those_of_scikit_learn(run_folder, labelled, tmp_path, capfd):

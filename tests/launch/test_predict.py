@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from launch import evaluate, predict
-from tl.data.transforms import plain_view
+from tl.data.transforms import normalise, plain_view
 from tl.engine.predict import BatchShares
 from tl.engine.prediction_rows import Csv, JsonLines, Prediction
 from tl.models import saved
@@ -39,7 +39,7 @@ def expected(folder, paths):
     view = plain_view(model.preprocessing)
     with torch.no_grad():
         batch = torch.stack([view(Image.open(path).convert("RGB")) for path in paths])
-        return model.network.double()(batch.double()).softmax(1)
+        return model.network.double()(normalise(batch, model.preprocessing).double()).softmax(1)
 
 
 def test_the_numbers_are_those_of_plain_torch(run_folder, images, tmp_path):

@@ -6,12 +6,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image
+from typing import Literal
 
 from tl.config import DataConfig
 from tl.data.folder import images_below
-from tl.data.images import read_rgb
+from tl.data.image_files import ReadFiles
 from tl.errors import UserError, did_you_mean
 
 
@@ -24,11 +23,13 @@ class ImagePaths:
     notes: tuple[str, ...] = ()
     background: tuple[int, ...] = tuple(DataConfig().background)
     """RGB colour behind transparent pixels"""
+    decode: Literal["fast", "exact"] = DataConfig().decode
+    """the data key of that name"""
 
-    def read(self, index: int) -> Image.Image:
-        """The image at this position in RGB; raises `BadImage`."""
-        red, green, blue = self.background
-        return read_rgb(self.paths[index], (red, green, blue))
+    @property
+    def read(self) -> ReadFiles:
+        """Position to image in RGB; raises `BadImage`."""
+        return ReadFiles(self.paths, self.background)
 
 
 def find_images(paths: Sequence[str], data: DataConfig) -> ImagePaths:
@@ -49,7 +50,7 @@ def find_images(paths: Sequence[str], data: DataConfig) -> ImagePaths:
             f"no images in {', '.join(paths)}. In a folder, files that end in {endings} count; "
             "a file that is named itself is read whatever its ending"
         )
-    return ImagePaths(found, tuple(notes), tuple(data.background))
+    return ImagePaths(found, tuple(notes), tuple(data.background), data.decode)
 
 
 def _each(paths: Iterable[str], data: DataConfig, notes: list[str]) -> Iterator[str]:

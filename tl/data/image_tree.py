@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from PIL import Image
 
 from tl.config import DataConfig
-from tl.data.images import read_rgb
+from tl.data.image_files import ReadFiles
 from tl.data.split import Split, some
 from tl.errors import UserError, printable
 
@@ -105,7 +104,7 @@ class ImageTree:
         return Split(
             names=names,
             labels=np.concatenate([np.zeros(0, dtype=np.int64), *labels]),
-            read=_ReadFiles(self.root, names, self.background),
+            read=ReadFiles(names, self.background, self.root),
             root=self.root,
         )
 
@@ -147,17 +146,6 @@ class ImageTree:
         return UserError(
             f"cannot list {self.root / below}: {error.strerror}. Check its permissions"
         )
-
-
-@dataclass(frozen=True, eq=False)
-class _ReadFiles:
-    root: Path
-    names: Sequence[str]
-    background: tuple[int, ...]
-
-    def __call__(self, index: int) -> Image.Image:
-        red, green, blue = self.background
-        return read_rgb(self.root / self.names[index], (red, green, blue))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -13,6 +13,9 @@ What a file becomes:
   transparent colour of a 16-bit RGB PNG is not looked for).
 * Embedded ICC profiles are not applied, as in torchvision and in the ImageNet training recipes.
 
+`read_shrunk` lets the decoder of JPEG leave out the finest detail, and with it most of its work:
+where a half, a quarter or an eighth of an image's size is enough, that is what it decodes.
+
 Decoding takes 25 bytes of memory for each pixel at most (JPEG 2000; most formats take 4 to 12), so
 for an image of `MAX_PIXELS` 2.2 GB; what stands beside the pixels is limited by
 `tl.data.image_limits`. Each process, and each of its loader workers, decodes one image at a time.
@@ -21,7 +24,8 @@ for an image of `MAX_PIXELS` 2.2 GB; what stands beside the pixels is limited by
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -62,6 +66,53 @@ _UPRIGHT: dict[object, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Left, top, right and bottom of an image that was turned like that: which side each of them was.
+_SIDES: dict[Image.Transpose | None, tuple[int, int, int, int]] = {
+    None: (0, 1, 2, 3),
+    Image.Transpose.FLIP_LEFT_RIGHT: (2, 1, 0, 3),
+    Image.Transpose.ROTATE_180: (2, 3, 0, 1),
+    Image.Transpose.FLIP_TOP_BOTTOM: (0, 3, 2, 1),
+    Image.Transpose.TRANSPOSE: (1, 0, 3, 2),
+    Image.Transpose.ROTATE_270: (3, 0, 1, 2),
+    Image.Transpose.TRANSVERSE: (3, 2, 1, 0),
+    Image.Transpose.ROTATE_90: (1, 2, 3, 0),
+}
+
+Size = tuple[int, int]
+"""width and height"""
+Box = tuple[float, float, float, float]
+"""left, top, right and bottom"""
+Least = Callable[[Size], Size]
+"""From the size of an upright image to the smallest that is enough; no less is decoded."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image, at its own size or at a half, a quarter or an eighth of it."""
+
+    image: Image.Image
+    """RGB, upright"""
+    size: Size
+    """its own size, upright"""
+    box: Box
+    """the whole of it in pixels of `image`: an eighth of 9 pixels is 2, of which 1.125 count"""
+
+    @classmethod
+    def whole(cls, image: Image.Image) -> Decoded:
+        """An image at its own size."""
+        return cls(image, image.size, (0, 0, *image.size))
+
+    @property
+    def is_whole(self) -> bool:
+        return self.size == self.image.size
+
+    def mirrored(self) -> Decoded:
+        """Left for right."""
+        left, top, right, bottom = self.box
+        turn, width = Image.Transpose.FLIP_LEFT_RIGHT, self.image.width
+        return Decoded(
+            self.image.transpose(turn), self.size, (width - right, top, width - left, bottom)
+        )
 
 
 class BadImage(Exception):
@@ -82,12 +133,23 @@ def read_rgb(
     background: tuple[int, int, int] = (255, 255, 255),
     name: str | None = None,
 ) -> Image.Image:
+    """`read_shrunk` at the image's own size."""
+    return read_shrunk(source, None, background, name).image
+
+
+def read_shrunk(
+    source: str | Path | BinaryIO | Image.Image,
+    least: Least | None,
+    background: tuple[int, int, int] = (255, 255, 255),
+    name: str | None = None,
+) -> Decoded:
     """Return the image as 8-bit RGB (mode ``"RGB"``), upright, by the rules of this module.
 
     Args:
         source: a path; a file opened for reading bytes, which stays open; or a Pillow image,
             of which the current frame counts and which is not changed. One that is RGB and
             upright already is returned itself, not copied.
+        least: how small, at the least, a JPEG may be decoded; None: at its own size.
         background: the colour behind transparent pixels, R, G and B of 0…255.
         name: what to call the image in an error; by default the path.
 
@@ -103,16 +165,16 @@ def read_rgb(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             if isinstance(source, Image.Image):
-                return _to_rgb(source, background)
+                return Decoded.whole(_to_rgb(source, background))
             if isinstance(source, str | Path):
                 with open_image_file(Path(source)) as file:
-                    return _decode(file, background)
-            return _decode(source, background)
+                    return _decode(file, background, least)
+            return _decode(source, background, least)
     except Exception as error:  # Pillow's readers raise a dozen kinds on damaged files
         raise BadImage(name or _name_of(source), _reason(error)) from error
 
 
-def _decode(file: BinaryIO, background: tuple[int, int, int]) -> Image.Image:
+def _decode(file: BinaryIO, background: tuple[int, int, int], least: Least | None) -> Decoded:
     metered = Metered(file, limit_besides_pixels(file))
     try:
         image = Image.open(cast(BinaryIO, metered), formats=FORMATS)
@@ -125,10 +187,29 @@ def _decode(file: BinaryIO, background: tuple[int, int, int]) -> Image.Image:
         metered.left += BYTES_PER_PIXEL * image.width * image.height
         if image.format in ("JPEG", "MPO"):
             check_scans(file)
-        return _to_rgb(image, background)
+            if least is not None:
+                return _decode_shrunk(image, background, least)
+        return Decoded.whole(_to_rgb(image, background))
 
 
-def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def _decode_shrunk(image: Image.Image, background: tuple[int, int, int], least: Least) -> Decoded:
+    """A JPEG at the smallest of the sizes that its decoder knows which is enough."""
+    _check_size(image)  # of the whole: what is smaller passes sooner
+    size, sides = image.size, _SIDES[_turn(image)]
+    lies = sides[0] % 2 == 1  # a side is what was top or bottom
+    wanted = least(size[::-1] if lies else size)
+    drafted = image.draft(None, wanted[::-1] if lies else wanted)
+    rgb = _to_rgb(image, background)
+    if drafted is None or max(image.size) == max(size):
+        return Decoded.whole(rgb)
+    _, (_, _, right, bottom) = drafted
+    beyond = (0, 0, image.width - right, image.height - bottom)
+    left, top, right, bottom = (beyond[side] for side in sides)
+    box = (left, top, rgb.width - right, rgb.height - bottom)
+    return Decoded(rgb, size[::-1] if lies else size, box)
+
+
+def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width < 1 or height < 1:
         raise ValueError(f"it has no pixels: {width}×{height}")
@@ -136,6 +217,10 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
         raise ValueError(f"{width}×{height} is more than {MAX_PIXELS:,} pixels")
     if max(width, height) > MAX_SIDE:
         raise ValueError(f"{width}×{height} has a side of more than {MAX_SIDE:,} pixels")
+
+
+def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    _check_size(image)
     image.load()
     turn = _turn(image)  # after load: TIFF turns itself there, PNG may have its EXIF at the end
     rgb = _colours(image, background)

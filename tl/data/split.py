@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tl.data.images import Decoded, Least
 from tl.errors import UserError, printable, unknown
 
 
@@ -28,7 +29,9 @@ class Split:
     labels: np.ndarray
     """(N,) int64: positions in the source's classes"""
     read: Callable[[int], Image.Image]
-    """position -> the image in RGB; raises `BadImage`; may be pickled, and called after a fork"""
+    """position -> the image in RGB; raises `BadImage`; may be pickled, and called after a fork.
+    One that can decode at a reduced size has a method ``shrunk(index, least)`` besides, which
+    returns a `Decoded`"""
     root: Path | None = None
     """the folder that the names are paths below, if the images are files"""
 
@@ -49,6 +52,16 @@ class Split:
         return replace(
             self, names=names, labels=self.labels[chosen], read=_read_taken(self.read, chosen)
         )
+
+
+def read_shrunk(read: Callable[[int], Image.Image], index: int, least: Least) -> Decoded:
+    """The image at a position, decoded at a reduced size where ``read`` can and ``least`` lets it.
+
+    Raises:
+        BadImage: it cannot be decoded.
+    """
+    shrunk = getattr(read, "shrunk", None)
+    return Decoded.whole(read(index)) if shrunk is None else shrunk(index, least)
 
 
 @dataclass(frozen=True)
@@ -165,6 +178,9 @@ class _Taken:
 
     def __call__(self, index: int) -> Image.Image:
         return self.read(int(self.indices[index]))
+
+    def shrunk(self, index: int, least: Least) -> Decoded:
+        return read_shrunk(self.read, int(self.indices[index]), least)
 
 
 def _read_taken(read: Callable[[int], Image.Image], indices: np.ndarray) -> _Taken:

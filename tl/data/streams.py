@@ -5,24 +5,29 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable, Sized
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tl.data.images import BadImage
+from tl.data.images import BadImage, Decoded, Size
 from tl.data.sampler import PADDING, Key
-from tl.data.split import Split
-from tl.data.transforms import Transform, seeded
+from tl.data.split import Split, read_shrunk
+from tl.data.transforms import View, seeded
 from tl.errors import OnOneProcessError
 
 Batch = dict[str, Any]
-"""image (N, 3, S, S) float32, label (N,) int64, id (N,) int64, weight (N,) float32 (1, or 0 for
-padding), and bad: list of (file, reason) of images that could not be decoded and are left out.
+"""image (N, 3, S, S) uint8, its colours last in memory; label (N,) int64; id (N,) int64;
+weight (N,) float32, 1, or 0 for padding; and bad: list of (file, reason) of images that could not
+be decoded and are left out.
 
 start is 0; or it is the number of the stage that ``image`` goes into, which is then what the stages
-before it have made of the images (N, …): see `tl.data.features`."""
+before it have made of the images, (N, …) float: see `tl.data.features`."""
+
+
+Decode = Literal["fast", "exact"]
 
 
 class Images(Dataset):
@@ -32,38 +37,57 @@ class Images(Dataset):
     """
 
     def __init__(
-        self, split: Split, transform: Transform, seed: int, size: int, views: int | None
+        self,
+        split: Split,
+        view: View,
+        seed: int,
+        size: int,
+        decode: Decode,
+        views: int | None = None,
     ) -> None:
-        self.split, self.transform, self.seed, self.size = split, transform, seed, size
-        self.views = views
+        self.split, self.view, self.seed, self.size = split, view, seed, size
+        self.decode, self.views = decode, views
 
     def __getitem__(self, key: Key) -> tuple[Tensor | None, int, int, str]:
         epoch, i = key
         if i == PADDING:
             return None, 0, PADDING, ""
+        epoch = epoch % self.views if self.views else epoch
         try:
-            image = self.split.read(i)
+            image = self._read(epoch, i)
         except BadImage as error:
             return None, 0, i, str(error)
-        epoch = epoch % self.views if self.views else epoch
-        view = seeded(self.transform, image, self.seed, epoch, i)
-        return view, int(self.split.labels[i]), i, ""
+        seen = seeded(self.view, image, self.seed, epoch, i)
+        return seen, int(self.split.labels[i]), i, ""
+
+    def _read(self, epoch: int, i: int) -> Image.Image | Decoded:
+        if self.decode == "exact":
+            return self.split.read(i)
+
+        def least(size: Size) -> Size:  # what will be seen, which is a function of the same numbers
+            return seeded(self.view.least, size, self.seed, epoch, i)
+
+        return read_shrunk(self.split.read, i, least)
 
     def collate(self, items: list[tuple[Tensor | None, int, int, str]]) -> Batch:
         """Stack what could be read. What could not leaves the batch and nothing takes its place."""
         good = [item for item in items if item[0] is not None]
         bad = [(self.split.names[i], reason) for image, _, i, reason in items if reason]
         # A process cannot sit a step out: with nothing to read it gets one empty image, weight 0.
-        rows = good or [(torch.zeros(3, self.size, self.size), 0, PADDING, "")]
+        rows = good or [(self._empty(), 0, PADDING, "")]
         images, labels, ids, _ = zip(*rows, strict=True)
         return {
-            "image": torch.stack(images),
+            # Each is a Pillow image, colours last in memory, and `permute` moves nothing.
+            "image": torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2),
             "label": torch.tensor(labels),
             "id": torch.tensor(ids),
             "weight": torch.full((len(rows),), 1.0 if good else 0.0),
             "bad": bad,
             "start": 0,
         }
+
+    def _empty(self) -> Tensor:
+        return torch.zeros(self.size, self.size, 3, dtype=torch.uint8).permute(2, 0, 1)
 
 
 class Sampler(Iterable[list[Key]], Sized, Protocol):
@@ -72,11 +96,12 @@ class Sampler(Iterable[list[Key]], Sized, Protocol):
 
 def open_stream(
     split: Split,
-    transform: Transform,
+    view: View,
     sampler: Sampler,
     *,
     seed: int,
     size: int,
+    decode: Decode,
     workers: int,
     pin_memory: bool,
     views: int | None = None,
@@ -86,7 +111,7 @@ def open_stream(
     It is opened once for a phase, so workers do not start again with every epoch, and they read
     ahead over the ends of epochs.
     """
-    images = Images(split, transform, seed, size, views)
+    images = Images(split, view, seed, size, decode, views)
     return DataLoader(
         images,
         batch_sampler=sampler,

@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tl.data.streams import BadImages, Batch
+from tl.engine.inputs import to_network
 from tl.engine.runtime import Runtime
 from tl.errors import UserError
 from tl.metrics import Confusion, Sums
 from tl.models.network import Network
+from tl.models.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -28,18 +30,11 @@ class Evaluation:
     """int64 counts (C, C): row the class, column what it was called."""
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The tensors of a batch on ``device``; the copy overlaps where memory is pinned."""
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-    }
-
-
 @torch.inference_mode()
 def evaluate(
     runtime: Runtime,
     network: Network,
+    preprocessing: Preprocessing,
     stream: Iterable[Batch],
     num_classes: int,
     bad_images: BadImages,
@@ -65,7 +60,7 @@ def evaluate(
             network.train(was_training)
             return None
         bad_images.meet(batch["bad"])
-        batch = to_device(batch, runtime.device)
+        batch = to_network(batch, runtime.device, preprocessing)
         with runtime.accelerator.autocast():
             logits = network(batch["image"], batch["start"])
         losses = F.cross_entropy(logits.double(), batch["label"], reduction="none")

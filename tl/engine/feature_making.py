@@ -17,8 +17,8 @@ from tl.data.features.entry import Block, Draft, Layout
 from tl.data.features.folder import free_bytes, in_words, make_room
 from tl.data.split import Split
 from tl.data.streams import Batch
-from tl.data.transforms import Transform
-from tl.engine.evaluate import to_device
+from tl.data.transforms import View
+from tl.engine.inputs import to_network
 from tl.engine.state import Run
 from tl.engine.wishes import stop_agreed
 
@@ -33,9 +33,9 @@ class Wanted:
     """The features of one view of a split's images."""
 
     split: Split
-    transform: Transform
-    view: int
-    """its number; as the epoch it seeds the augmentation"""
+    view: View
+    number: int
+    """of the view, where there are several; as the epoch it seeds the augmentation"""
     name: str
     """for people"""
     about: dict[str, Any]
@@ -113,8 +113,8 @@ def _of_mates(run: Run, mates: list[int], mine: dict[int, Block]) -> dict[int, B
 
 def _batches(run: Run, wanted: Wanted, layout: Layout, blocks: list[int]) -> Iterator[Batch]:
     """The images of these blocks, a batch for each."""
-    keys = [[(wanted.view, i) for i in layout.rows_of(block)] for block in blocks]
-    return iter(run.open_stream(wanted.split, wanted.transform, keys) if keys else ())
+    keys = [[(wanted.number, i) for i in layout.rows_of(block)] for block in blocks]
+    return iter(run.open_stream(wanted.split, wanted.view, keys) if keys else ())
 
 
 def _compute(run: Run, wanted: Wanted, draft: Draft, number: int, batch: Batch) -> Block:
@@ -131,6 +131,6 @@ def _compute(run: Run, wanted: Wanted, draft: Draft, number: int, batch: Batch) 
     ids = batch["id"]
     if len(bad) == len(rows):  # what is in the batch then is padding
         ids = ids[:0]
-    images = to_device(batch, run.runtime.device)["image"][: len(ids)]
+    images = to_network(batch, run.runtime.device, run.preprocessing)["image"][: len(ids)]
     features = features_of(run, images) if len(ids) else torch.zeros(0, *draft.layout.shape)
     return draft.write(number, ids, features, bad)

@@ -26,7 +26,7 @@ from tl.data.features.entry import FORMAT, Draft, Entry, Layout, open_entry
 from tl.data.features.fingerprint import fingerprint
 from tl.data.features.folder import discard, in_words
 from tl.data.split import Split
-from tl.data.transforms import Transform
+from tl.data.transforms import View
 from tl.engine.feature_making import Wanted, features_of, make
 from tl.engine.runtime import Runtime
 from tl.engine.state import Run
@@ -39,7 +39,7 @@ class NotKept(Exception):
 
 
 def load_or_compute(
-    run: Run, part: str, transform: Transform, views: int, needed: list[int]
+    run: Run, part: str, view: View, views: int, needed: list[int]
 ) -> Features | None:
     """The features of the ``training`` or ``validation`` images, at the end of the frozen prefix.
 
@@ -62,13 +62,13 @@ def load_or_compute(
         about = _about(run, part) | {
             "images": fingerprint(split, here.rank, here.world_size, here.from_all)
         }
-        for view in needed:
-            name = title + (f", view {view + 1} of {views}" if views > 1 else "")
-            of_view = about | ({"view": view} if views > 1 else {})
-            entry = _entry(run, Wanted(split, transform, view, name, of_view), place, mates)
+        for number in needed:
+            name = title + (f", view {number + 1} of {views}" if views > 1 else "")
+            of_view = about | ({"view": number} if views > 1 else {})
+            entry = _entry(run, Wanted(split, view, number, name, of_view), place, mates)
             if entry is None:
                 break
-            entries[view] = entry
+            entries[number] = entry
         else:
             return _opened(run, split, views, entries)
     except NotKept as why:
@@ -97,6 +97,7 @@ def _about(run: Run, part: str) -> dict[str, Any]:
         "weights": hashlib.sha256(weights.encode()).hexdigest(),
         "transform": transform,
         "background": list(run.config.data.background),
+        "decode": run.config.data.decode,
         "precision": run.runtime.precision,
         "device": run.runtime.device.type,
         "versions": [__version__, torch.__version__, torchvision.__version__, PIL.__version__],

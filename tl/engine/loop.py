@@ -12,9 +12,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tl.data.sampler import TrainSampler
 from tl.engine import checkpoint
 from tl.engine.compiling import compile_for
-from tl.engine.evaluate import to_device
-from tl.engine.phase_data import phase_data
+from tl.engine.inputs import to_network
 from tl.engine.nonfinite import Guard, Policy, check_weights
+from tl.engine.phase_data import phase_data
 from tl.engine.saving import finish_writing, raise_failure, save_checkpoint
 from tl.engine.state import Run, Stopwatch
 from tl.engine.validate import validate
@@ -152,7 +152,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         run.watchdog.mark(f"at step {progress.step + 1}, training")
         for micro_batch in batch:
             run.bad_images.meet(micro_batch.pop("bad"))
-        batch = [to_device(micro_batch, runtime.device) for micro_batch in batch]
+        batch = [to_network(part, runtime.device, run.preprocessing) for part in batch]
         images_here = torch.stack([micro_batch["weight"].sum() for micro_batch in batch]).sum()
         global_count: Tensor | int = sampler.images_in(step)
         if run.bad_images.policy == "skip":  # only then may there be fewer

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tl.data.features.batches import Features
 from tl.data.streams import Batch, Sampler
-from tl.data.transforms import Transform, augmented_view, plain_view
+from tl.data.transforms import View, augmented_view, plain_view
 from tl.engine.feature_plan import FeaturePlan, plan_features
 from tl.engine.features import load_or_compute
 from tl.engine.state import Run
@@ -19,7 +19,7 @@ class PhaseData:
     """Where a phase's batches come from."""
 
     run: Run
-    view: Transform
+    view: View
     """of a training image"""
     views: int | None
     """how many an image has, which epochs take in turn; None: another one in every epoch"""

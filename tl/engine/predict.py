@@ -19,12 +19,13 @@ from tl.data.split import Split
 from tl.data.streams import Batch, default_workers, open_stream
 from tl.data.transforms import plain_view
 from tl.engine import runtime
+from tl.engine.inputs import to_network
 from tl.engine.prediction_file import Destination, open_output
 from tl.engine.prediction_rows import FORMATS, Prediction
 from tl.engine.runtime import Runtime
 from tl.errors import UserError
 from tl.models import saved
-from tl.models.network import Network
+from tl.models.saved import SavedModel
 from tl.tracking.console import open_console
 
 
@@ -86,7 +87,7 @@ def predict(
     names = "\0".join(images.paths).encode(errors="surrogateescape")
     here.check_same("images", hashlib.sha256(names).hexdigest())
     console = open_console(sys.stderr)
-    network = model.network.to(here.device).to(memory_format=torch.channels_last)
+    model.network.to(here.device).to(memory_format=torch.channels_last)
     sampler = BatchShares(len(images.paths), batch_size, here.rank, here.world_size)
     if workers is None:  # one batch is read sooner than workers start
         workers = min(default_workers(here.processes_on_node), len(sampler) - 1)
@@ -96,6 +97,7 @@ def predict(
         sampler,
         seed=0,
         size=model.preprocessing.crop_size,
+        decode=images.decode,
         workers=workers,
         pin_memory=here.device.type == "cuda",
     )
@@ -119,7 +121,7 @@ def predict(
                     )
                 if here.is_main:
                     console.say(f"left out, cannot be decoded: {reason}")
-            for prediction in _predictions(here, network, batch, images, top_k or 1):
+            for prediction in _predictions(here, model, batch, images, top_k or 1):
                 file.write(rows.row(prediction))
             file.flush()
         if left_out == len(images.paths):
@@ -138,10 +140,11 @@ def _of_all(here: Runtime, bad: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _predictions(
-    here: Runtime, network: Network, batch: Batch, images: ImagePaths, ranks: int
+    here: Runtime, model: SavedModel, batch: Batch, images: ImagePaths, ranks: int
 ) -> Iterator[Prediction]:
+    batch = to_network(batch, here.device, model.preprocessing)
     with torch.inference_mode(), here.accelerator.autocast():
-        logits = network(batch["image"].to(here.device, non_blocking=True)).float()
+        logits = model.network(batch["image"]).float()
     rankings = logits.argsort(dim=1, descending=True, stable=True)[:, :ranks].tolist()
     probabilities = logits.softmax(1).tolist()
     for i, p, ranking in zip(batch["id"].tolist(), probabilities, rankings, strict=True):

@@ -41,6 +41,7 @@ RUN: dict[str, Rule] = {
     "data.bad_images": "warned",
     "data.max_bad_images": "free",
     "data.background": "warned",
+    "data.decode": "warned",
     "data.workers": "free",
     "model.name": "fatal",
     "model.weights": "fatal",

@@ -55,11 +55,14 @@ def score(asked: Request) -> dict[str, Any]:
             EvaluationSampler(len(split), asked.batch_size, here.rank, here.world_size),
             seed=asked.config.seed,
             size=model.preprocessing.crop_size,
+            decode=data.decode,
             workers=default_workers(here.processes_on_node) if workers is None else workers,
             pin_memory=here.device.type == "cuda",
         )
         bad_images = BadImages(data.bad_images, data.max_bad_images)
-        result = evaluate(here, network, stream, len(model.classes), bad_images)
+        result = evaluate(
+            here, network, model.preprocessing, stream, len(model.classes), bad_images
+        )
         assert result is not None, "nothing stops it"
         _share(here, bad_images)
         for reason in sorted(bad_images.reasons.values()):

@@ -16,7 +16,7 @@ from tl.config import Config, NonNegativeInt, Phase
 from tl.data.sampler import EvaluationSampler
 from tl.data.split import Source, Split
 from tl.data.streams import BadImages, Sampler, open_stream
-from tl.data.transforms import Transform
+from tl.data.transforms import View
 from tl.engine.agreement import Agreement
 from tl.engine.runtime import Runtime
 from tl.engine.stop_requests import StopRequests
@@ -185,7 +185,7 @@ class Run:
         )
 
     def open_stream(
-        self, split: Split, view: Transform, sampler: Sampler, views: int | None = None
+        self, split: Split, view: View, sampler: Sampler, views: int | None = None
     ) -> DataLoader:
         """This process's batches of ``split``, one for each item of ``sampler``.
 
@@ -197,6 +197,7 @@ class Run:
             sampler,
             seed=self.config.seed,
             size=self.preprocessing.crop_size,
+            decode=self.config.data.decode,
             workers=self.workers,
             pin_memory=self.runtime.device.type == "cuda",
             views=views,

@@ -33,6 +33,7 @@ def validate(run: Run, validation: Iterable[Batch], where: Metrics, policy: Poli
     result = evaluate(
         run.runtime,
         run.network,
+        run.preprocessing,
         validation,
         len(run.source.classes),
         run.bad_images,

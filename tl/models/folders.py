@@ -11,7 +11,7 @@ from tl.atomic import from_json
 from tl.config import DataConfig
 from tl.errors import UserError, brief
 
-KEPT = ("background", "extensions")
+KEPT = ("background", "decode", "extensions")
 """the data keys that a model is used with as it was trained: which files count, as which pixels"""
 
 
@@ -52,6 +52,6 @@ def data_of(path: Path) -> DataConfig:
     except (TypeError, ValidationError):
         raise UserError(
             f"{path} was trained with data keys that are none: {brief(values)}. Expected "
-            f"{' and '.join(KEPT)} as in a run's config; without `data` in its config.json it is "
+            f"{', '.join(KEPT)} as in a run's config; without `data` in its config.json it is "
             "used with their defaults"
         ) from None
