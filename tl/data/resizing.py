@@ -31,7 +31,7 @@ def least_size(size: Size, part: Box, target: Size) -> Size:
     width, height = size
     left, top, right, bottom = part
     share = SPARE * max(target[0] / (right - left), target[1] / (bottom - top))
-    if share >= 1:
+    if share > 1 / 2:  # the first size below the whole one is half of it
         return size
     return math.ceil(width * share), math.ceil(height * share)
 

@@ -94,8 +94,12 @@ class _Cropped:
     more: Callable[[Image.Image], Image.Image] | None = None
 
     def least(self, size: Size) -> Size:
-        part, side = self._part(size), self.preprocessing.crop_size
-        return size if _picks_pixels(self.preprocessing) else least_size(size, part, (side, side))
+        side = self.preprocessing.crop_size
+        if _picks_pixels(self.preprocessing):
+            return size
+        if least_size(size, (0, 0, *size), (side, side)) == size:  # nor then for a part of it
+            return size
+        return least_size(size, self._part(size), (side, side))
 
     def __call__(self, image: Image.Image | Decoded) -> Tensor:
         decoded = image if isinstance(image, Decoded) else Decoded.whole(image)
