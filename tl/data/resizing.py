@@ -15,8 +15,9 @@ from tl.data.images import Box, Decoded, Size
 
 SPARE = 2.0
 """What is decoded has at least so many times the width and height that the resize makes of it.
-Measured on photographs of 3000×2000 pixels resized to 256, in levels of 255: with 4, 0.13 in the
-mean and 1 at the 99.9th percentile; with 2, 0.35 and 5; with 1, 1.2 and 20 (benchmarks/input.md).
+Measured on photographs of 3000×2000 pixels resized to 256, in levels of 255: with 3.9, 0.14 in the
+mean and 1 at the 99.9th percentile; with 1.95, 0.4 and 5; with 0.97, 1.4 and 21
+(benchmarks/input.md).
 """
 
 
