@@ -22,8 +22,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tl.arguments import load
-from tl.data import image_tree
+from tl.data import image_files
 from tl.data.features.entry import BLOCK, Block, Draft
+from tl.data.images import Decoded
 from tl.engine import run as engine_run
 from tl.errors import Preempted
 from tl.tracking.jsonl import read
@@ -57,18 +58,18 @@ def run(run_dir: str, cache: str, *overrides: str) -> dict[str, Any]:
     """
     arguments = [*COMMON, f"run_dir={run_dir}", f"cache.folder={cache}", *overrides]
     said, decoded = io.StringIO(), []
-    read_rgb = image_tree.read_rgb
+    read_shrunk = image_files.read_shrunk
 
-    def counted(*given: Any, **named: Any) -> Image.Image:
+    def counted(*given: Any, **named: Any) -> Decoded:
         decoded.append(given[0])
-        return read_rgb(*given, **named)
+        return read_shrunk(*given, **named)
 
-    image_tree.read_rgb = counted
+    image_files.read_shrunk = counted
     try:
         with contextlib.redirect_stdout(said):
             summary = engine_run.run(load(None, arguments, environ={}), resume="auto")
     finally:
-        image_tree.read_rgb = read_rgb
+        image_files.read_shrunk = read_shrunk
     return {**summary, "said": said.getvalue(), "decoded": len(decoded)}
 
 
