@@ -11,6 +11,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from tl.data.sampler import TrainSampler
 from tl.engine import checkpoint
+from tl.engine.command_age import seconds_since_command
 from tl.engine.compiling import compile_for
 from tl.engine.inputs import to_network
 from tl.engine.nonfinite import Guard, Policy, check_weights
@@ -183,6 +184,8 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         sums.add_all(step_sums, unless=left_out)
 
         stepped = True
+        if run.seconds_to_first_step is None:
+            run.seconds_to_first_step = seconds_since_command()
         progress.step += 1
         progress.phase_step = step + 1
         progress.evaluation_due = run.ends_epoch(step + 1)

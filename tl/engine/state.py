@@ -136,6 +136,8 @@ class Run:
     started: float
     """What `time.perf_counter` would have been at the start, had the run never been interrupted."""
     agreement: Agreement
+    seconds_to_first_step: float | None = None
+    """From the command to the end of the first step that this process trained."""
     writer: Writer = field(default_factory=Writer)
     unsaved_best: dict[str, Tensor] | None = None
     """Tensors of the best model, on the CPU, until they are written."""

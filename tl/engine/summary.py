@@ -21,6 +21,7 @@ def summarize(this: Run) -> dict[str, Any]:
     froze = bool(progress.frozen) or any(len(names) < len(parameters) for names in by_phase)
     digest = saved.sha256(this.run_dir / "model" / "model.safetensors")
     speed = progress.images / progress.training_seconds if progress.training_seconds else 0.0
+    first = this.seconds_to_first_step
     return {
         "val/accuracy": progress.best["val/accuracy"],
         "val/loss": progress.best["val/loss"],
@@ -31,6 +32,8 @@ def summarize(this: Run) -> dict[str, Any]:
         "images": progress.images,
         "num_processes": this.runtime.world_size,
         "wall_seconds": round(progress.wall_seconds, 3),
+        # From the command, launcher and imports included; null if there was no step left to train.
+        "seconds_to_first_step": None if first is None else round(first, 2),
         "training_seconds": round(progress.training_seconds, 3),
         "images_per_second": round(speed, 2),
         "trainable_parameters": trainable,

@@ -1,0 +1,47 @@
+"""The shortest training loop there is, with or without DDP, with a toy network.
+
+    torchrun --nproc-per-node N benchmarks/workers/bare_loop.py TOY STEPS WARM_UP ddp|alone
+
+Prints the microseconds that a step takes on the main process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import torch
+import toys
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def main() -> None:
+    toy, steps, warm_up, wrapping = sys.argv[1:]
+    torch.set_num_threads(1)
+    rank, processes = 0, 1
+    model: nn.Module = toys.Toy(toys.LAYERS[toy])
+    if wrapping == "ddp":
+        torch.distributed.init_process_group("gloo")
+        rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    images, labels = toys.batch(processes)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, fused=True)
+    model.train()
+    for step in range(int(steps)):
+        if step == int(warm_up):
+            began = time.perf_counter()
+        loss = nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    seconds = time.perf_counter() - began
+    if rank == 0:
+        print(json.dumps({"microseconds": 1e6 * seconds / (int(steps) - int(warm_up))}))
+    if wrapping == "ddp":
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
