@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from tl.data.images import Decoded, Least
+from tl.data.names import hashes, taken
 from tl.errors import UserError, printable, unknown
 
 
@@ -47,10 +48,15 @@ class Split:
 
     def take(self, indices: Iterable[int]) -> Split:
         """The images at these positions, in this order."""
-        chosen = np.fromiter(indices, dtype=np.int64)
-        names = [self.names[i] for i in chosen]
+        if isinstance(indices, np.ndarray):
+            chosen = indices.astype(np.int64, copy=False)
+        else:
+            chosen = np.fromiter(indices, dtype=np.int64)
         return replace(
-            self, names=names, labels=self.labels[chosen], read=_read_taken(self.read, chosen)
+            self,
+            names=taken(self.names, chosen),
+            labels=self.labels[chosen],
+            read=_read_taken(self.read, chosen),
         )
 
 
@@ -91,8 +97,7 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     never all n. Both parts keep the order of ``split``.
     """
     held = np.zeros(len(split), dtype=bool)
-    for label in np.unique(split.labels):
-        members = np.flatnonzero(split.labels == label)
+    for members in _by_label(split.labels):
         count = min(int(fraction * len(members) + 0.5), len(members) - 1)
         held[_first_by_hash(split, members, count, f"{seed} hold out")] = True
     return split.take(np.flatnonzero(~held)), split.take(np.flatnonzero(held))
@@ -105,7 +110,7 @@ def keep_some(split: Split, seed: int, per_class: int | None, total: int | None)
     """
     kept = np.arange(len(split))
     if per_class is not None:
-        groups = [np.flatnonzero(split.labels == label) for label in np.unique(split.labels)]
+        groups = _by_label(split.labels)
         kept = np.concatenate(
             [kept[:0], *(_first_by_hash(split, g, per_class, f"{seed} keep") for g in groups)]
         )
@@ -190,13 +195,17 @@ def _read_taken(read: Callable[[int], Image.Image], indices: np.ndarray) -> _Tak
     return _Taken(read, indices)
 
 
+def _by_label(labels: np.ndarray) -> list[np.ndarray]:
+    """The positions that have each of the labels, ascending."""
+    if not len(labels):
+        return []
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+
+
 def _first_by_hash(split: Split, members: np.ndarray, count: int, salt: str) -> np.ndarray:
     """The ``count`` of these positions whose names come first in the order of the salt."""
-
-    def key(position: int) -> bytes:
-        text = f"{salt}\0{split.names[position]}".encode(errors="surrogateescape")
-        return hashlib.blake2b(text, digest_size=16).digest()
-
     if count >= len(members):
         return members
-    return np.array(sorted(members.tolist(), key=key)[:count], dtype=np.int64)
+    high, low = hashes(split.names, members, salt).T
+    return members[np.lexsort((low, high))[:count]]

@@ -10,6 +10,7 @@ import torch
 
 from tl.arguments import Loaded
 from tl.config import Config
+from tl.data.names import in_chunks
 from tl.data.split import Source, some
 from tl.engine.feature_plan import plan_features
 from tl.engine.runtime import Runtime
@@ -33,7 +34,8 @@ def identity(source: Source) -> str:
     """A hash of the classes and of the images' names and labels: on these the order depends."""
     digest = hashlib.sha256("\0".join(source.classes).encode(errors="surrogateescape"))
     for split in (source.train, source.val):
-        digest.update("\0".join(split.names).encode(errors="surrogateescape"))
+        for i, names in enumerate(in_chunks(split.names)):
+            digest.update((b"\0" if i else b"") + b"\0".join(names))
         digest.update(split.labels.tobytes())
     return digest.hexdigest()
 
