@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` so that a reader, or a crash, finds the old file or the new one.
+def write_bytes_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write ``parts`` to ``path`` so that a reader, or a crash, finds the old file or the new one.
 
-    The text is on the disk before it takes the old one's place.
+    The content is on the disk before it takes the old one's place.
     """
     # A plain name beside the target, not a NamedTemporaryFile: that one is private to its owner,
     # and what a run leaves is for the group to read as its umask says.
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with staged.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with staged.open("wb") as file:
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         staged.replace(path)
@@ -27,6 +29,11 @@ def write_text_atomically(path: Path, text: str) -> None:
         staged.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8; see `write_bytes_atomically`."""
+    write_bytes_atomically(path, [text.encode()])
 
 
 def write_json_atomically(path: Path, value: Any) -> None:

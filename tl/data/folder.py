@@ -17,7 +17,7 @@ VAL = ("val", "valid", "validation")
 TEST = ("test", "testing")
 
 
-def folder(data: DataConfig, seed: int) -> Source:
+def folder(data: DataConfig, seed: int, index: Path | None = None) -> Source:
     """The images below ``data.root``, in one of two layouts.
 
     * ``root/train/CLASS/…`` and ``root/val/CLASS/…``. The names in `TRAIN` and `VAL` count, in
@@ -33,6 +33,10 @@ def folder(data: DataConfig, seed: int) -> Source:
     neither file nor folder (a link to nowhere, a named pipe) is an image that cannot be decoded; a
     folder with such an ending is one like any other, and is named.
 
+    Args:
+        index: the folder with indexes of trees. If this one's holds, no folder is listed; else it
+            is written, unless a folder was changed just now or there can be none.
+
     Raises:
         UserError: a folder is missing, empty or of neither layout; a class has no training
             image, is unknown, or is the only one.
@@ -45,7 +49,7 @@ def folder(data: DataConfig, seed: int) -> Source:
         raise UserError(
             f"data.root {root} {what}. Give the folder with train/ and val/, as data.root=FOLDER"
         )
-    tree = ImageTree.at(root, data)
+    tree = ImageTree.at(root, data, index)
 
     children = tree.folders("")
     train, val = _part(root, children, TRAIN), _part(root, children, VAL)
@@ -85,14 +89,20 @@ def folder(data: DataConfig, seed: int) -> Source:
                     f"{did_you_mean(name, found)} Rename the folder or add training images"
                 )
         val_split = tree.split(val, [name for name in in_val if name in classes], classes)
+    tree.keep(index)
     return Source(str(root), tuple(classes), train_split, val_split, (*notes, *tree.notes()))
 
 
-def labelled(root: Path, classes: Sequence[str], data: DataConfig) -> tuple[Split, list[str]]:
+def labelled(
+    root: Path, classes: Sequence[str], data: DataConfig, index: Path | None = None
+) -> tuple[Split, list[str]]:
     """The images in class folders, as positions in ``classes``, and notes for the user.
 
     The class folders are those of ``root/val`` if there are any in it, else those of ``root``.
     Not every class needs a folder.
+
+    Args:
+        index: see `folder`.
 
     Raises:
         UserError: the folder is missing, holds no class folder or no image, or a class folder is
@@ -100,7 +110,7 @@ def labelled(root: Path, classes: Sequence[str], data: DataConfig) -> tuple[Spli
     """
     if not root.is_dir():
         raise UserError(f"{root} is no folder. Give one with a folder for each class, or with val/")
-    tree = ImageTree.at(root, data)
+    tree = ImageTree.at(root, data, index)
     children = tree.folders("")
     val = _part(root, children, VAL)
     part = val if val and tree.folders(val) else ""
@@ -116,6 +126,7 @@ def labelled(root: Path, classes: Sequence[str], data: DataConfig) -> tuple[Spli
             f"no images in the class folders of {root / part}."
             f" Files that end in {tree.listed_endings} count (data.extensions)"
         )
+    tree.keep(index)
     return split, tree.notes()
 
 

@@ -12,12 +12,18 @@ from typing import Self
 import numpy as np
 
 from tl.config import DataConfig
+from tl.data import tree_index
 from tl.data.image_files import ReadFiles
+from tl.data.names import Names
 from tl.data.split import Split, some
+from tl.data.tree_index import TreeIndex
 from tl.errors import UserError, printable
 
 MOST_WAYS = 100
 """Ways to one folder. Twenty folders with two links each to the next have a million to the last."""
+
+KINDS = ("images", "ignored", "misnamed")
+"""what a walk finds"""
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,30 @@ class ImageTree:
     """images beside the class folders"""
     misnamed: list[str] = field(default_factory=list)
     """folders called like an image"""
+    index: TreeIndex = field(default_factory=TreeIndex)
+    """what is known of it; what is asked for and is not in there is listed"""
+    kept: dict[tuple[str, str], Names] = field(default_factory=dict)
+    """what of that was in a file"""
 
     @classmethod
-    def at(cls, root: Path, data: DataConfig) -> Self:
-        """The tree below ``root``; nothing is read yet."""
+    def at(cls, root: Path, data: DataConfig, place: Path | None = None) -> Self:
+        """The tree below ``root``; nothing is listed yet.
+
+        Args:
+            place: the folder with indexes of trees, of which this may be one.
+        """
         endings = frozenset(f".{ending.lower().removeprefix('.')}" for ending in data.extensions)
-        return cls(root, endings, tuple(data.background))
+        tree = cls(root, endings, tuple(data.background))
+        if place is not None and (found := tree_index.find(place, root, endings)) is not None:
+            tree.index.looked_into.update(found.looked_into)
+            tree.index.lists.update(found.lists)
+            tree.kept.update(found.lists)
+        return tree
+
+    def keep(self, place: Path | None) -> None:
+        """Write what was found to the folder of indexes, if it is more than is there."""
+        if place is not None and len(self.index.lists) > len(self.kept):
+            tree_index.keep(place, self.root, self.endings, self.index)
 
     @property
     def listed_endings(self) -> str:
@@ -53,7 +77,11 @@ class ImageTree:
 
     def folders(self, below: str) -> list[str]:
         """Names of the folders in this folder, sorted."""
-        return sorted(entry.name for entry in self._entries(below) if _is_folder(entry))
+        if ("folders", below) not in self.index.lists:
+            self._look_into(below)
+            found = sorted(e.name for e in self._entries(below) if self._is_folder(below, e))
+            self.index.lists["folders", below] = Names.of(found)
+        return list(self.index.lists["folders", below])
 
     def images(self, below: str) -> list[str]:
         """Paths of the images at any depth below this folder, sorted.
@@ -61,15 +89,34 @@ class ImageTree:
         Raises:
             UserError: a folder cannot be listed, or links lead to it in too many ways.
         """
+        images, ignored, misnamed = self._walk(below)
+        self.ignored.extend(ignored)
+        self.misnamed.extend(misnamed)
+        return images
+
+    def _indexed(self, below: str) -> Names:
+        """The same, from the index if they are in there."""
+        lists = self.index.lists
+        if ("images", below) not in lists:
+            for kind, found in zip(KINDS, self._walk(below), strict=True):
+                lists[kind, below] = Names.of(found)
+        self.ignored.extend(lists["ignored", below])
+        self.misnamed.extend(lists["misnamed", below])
+        return lists["images", below]
+
+    def _walk(self, below: str) -> tuple[list[str], list[str], list[str]]:
+        """Images, sorted, files that are none, and folders that are called like one."""
         found: list[str] = []
+        ignored: list[str] = []
+        misnamed: list[str] = []
         # A link to a folder that it lies in would be followed for ever, and from above the class
         # into the other classes: so know which folders lead down to each.
-        top = tuple(self._identity(str(parent)) for parent in Path(below).parents)
+        top = tuple(self._look_into(str(parent)) for parent in Path(below).parents)
         todo = [(below, top)]
         ways: Counter[tuple[int, int]] = Counter()
         while todo:
             path, above = todo.pop()
-            if (here := self._identity(path)) in above:
+            if (here := self._look_into(path)) in above:
                 continue
             ways[here] += 1
             if ways[here] > MOST_WAYS:
@@ -79,34 +126,41 @@ class ImageTree:
                 )
             for entry in self._entries(path):
                 name = join(path, entry.name)
-                if _is_folder(entry):
+                if self._is_folder(path, entry):
                     todo.append((name, (*above, here)))
                     if _ending(name) in self.endings:
-                        self.misnamed.append(name)
+                        misnamed.append(name)
                 else:
-                    (found if _ending(name) in self.endings else self.ignored).append(name)
-        return sorted(found)
+                    (found if _ending(name) in self.endings else ignored).append(name)
+        return sorted(found), ignored, misnamed
 
     def split(self, part: str, folders: Sequence[str], classes: Sequence[str]) -> Split:
         """The images in these class folders of a part; labels are positions in ``classes``."""
-        self.stray.extend(
-            join(part, entry.name)
-            for entry in self._entries(part)
-            if _ending(entry.name) in self.endings and not _is_folder(entry)
+        self.stray.extend(self._stray(part))
+        parts = [self._indexed(join(part, name)) for name in folders]
+        names = Names.joined(parts)
+        position = {name: label for label, name in enumerate(classes)}
+        labels = np.repeat(
+            np.array([position[name] for name in folders], dtype=np.int64),
+            np.array([len(images) for images in parts], dtype=np.int64),
         )
-        label = {name: position for position, name in enumerate(classes)}
-        names: list[str] = []
-        labels: list[np.ndarray] = []
-        for name in folders:
-            images = self.images(join(part, name))
-            names += images
-            labels.append(np.full(len(images), label[name], dtype=np.int64))
         return Split(
             names=names,
-            labels=np.concatenate([np.zeros(0, dtype=np.int64), *labels]),
+            labels=labels,
             read=ReadFiles(names, self.background, self.root),
             root=self.root,
         )
+
+    def _stray(self, part: str) -> Names:
+        if ("stray", part) not in self.index.lists:
+            self._look_into(part)
+            found = [
+                join(part, entry.name)
+                for entry in self._entries(part)
+                if _ending(entry.name) in self.endings and not self._is_folder(part, entry)
+            ]
+            self.index.lists["stray", part] = Names.of(found)
+        return self.index.lists["stray", part]
 
     def notes(self) -> list[str]:
         """Lines on what was passed over, and on what may not be what it is called."""
@@ -128,12 +182,26 @@ class ImageTree:
             )
         return notes
 
-    def _identity(self, below: str) -> tuple[int, int]:
+    def _look_into(self, below: str) -> tuple[int, int]:
+        """Which folder this is, by device and inode; before it is listed, when it was changed."""
         try:
             stat = (self.root / below).stat()
         except OSError as error:
             raise self._cannot_list(below, error) from error
+        signature = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
+        self.index.looked_into.setdefault(below, signature)
         return stat.st_dev, stat.st_ino
+
+    def _is_folder(self, below: str, entry: os.DirEntry[str]) -> bool:
+        try:
+            if entry.is_dir():
+                return True
+            leads_nowhere = entry.is_symlink() and not entry.is_file()
+        except OSError:  # a link that leads to itself, or to where one may not look
+            leads_nowhere = True
+        if leads_nowhere:
+            self.index.looked_into.setdefault(join(below, entry.name), None)
+        return False
 
     def _entries(self, below: str) -> list[os.DirEntry[str]]:
         try:
@@ -146,13 +214,6 @@ class ImageTree:
         return UserError(
             f"cannot list {self.root / below}: {error.strerror}. Check its permissions"
         )
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself, or to where one may not look
-        return False
 
 
 def by_ending(files: Sequence[str]) -> str:

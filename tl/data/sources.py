@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -26,17 +28,20 @@ SOURCES: dict[str, OpenSource] = {
 }
 
 
-def open_source(data: DataConfig, seed: int) -> Source:
+def open_source(data: DataConfig, seed: int, index: Path | None = None) -> Source:
     """List the images of ``data.source``, read none, and keep those that the config asks for.
 
     First the source itself, which holds out a validation part if it has none; then
     ``data.classes``; then ``train_per_class``, ``max_train`` and ``max_val``, which leave the
     classes alone. The result is a function of the config, the seed and the images' names.
 
+    Args:
+        index: the folder in which folders of images have an index; see `tl.data.folder.folder`.
+
     Raises:
         UserError: no such source or class, or no images to train or to validate on.
     """
-    source = _named(data)(data, seed)
+    source = _named(data, index)(data, seed)
     if not isinstance(source, Source):
         raise UserError(
             f"data.source {data.source} returned {type(source).__name__};"
@@ -63,10 +68,12 @@ def open_source(data: DataConfig, seed: int) -> Source:
     return replace(source, notes=(*source.notes, *_classes_without_images(source)))
 
 
-def _named(data: DataConfig) -> OpenSource:
+def _named(data: DataConfig, index: Path | None) -> OpenSource:
     name = data.source
     if name == "auto":
         name = "digits" if data.root is None else "folder"
+    if name == "folder":
+        return partial(folder, index=index)
     if name in SOURCES:
         return SOURCES[name]
     if name.startswith("torchvision:"):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tl.arguments import Loaded
 from tl.atomic import write_json_atomically
+from tl.cache_folder import cache_folder
 from tl.command import DONE, FAILURE, PREEMPTED, exit_code_of
 from tl.config import Config, TrackingConfig, seconds_of
 from tl.data.sources import open_source
@@ -82,7 +83,8 @@ def run(
 
     # The cheap checks are done. Data and weights take a while.
     with blamed_on(loaded.origins, "data"):
-        source = here.on_all(lambda: open_source(config.data, config.seed))
+        index = cache_folder(config.cache) / "index"
+        source = here.first_on_each_node(lambda: open_source(config.data, config.seed, index))
     images = identity(source)
     here.check_same("images", images)
     for note in (*source.notes, describe_source(source)):

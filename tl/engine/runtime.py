@@ -135,11 +135,15 @@ class Runtime:
             raise UserError(errors[0])
         return cast(T, result)
 
-    def first_on_each_node(self, work: Callable[[], Any]) -> None:
-        """Do ``work`` on one process of each node, then on the others."""
+    def first_on_each_node(self, work: Callable[[], T]) -> T:
+        """Do ``work`` on one process of each node, then on the others, which find what it left.
+
+        A user's error is raised on all; see `on_all`.
+        """
         is_first = self.accelerator.is_local_main_process
-        self.on_all(lambda: work() if is_first else None)
-        self.on_all(lambda: None if is_first else work())
+        first = self.on_all(lambda: work() if is_first else None)
+        other = self.on_all(lambda: None if is_first else work())
+        return cast(T, first if is_first else other)
 
     def check_same(self, what: str, value: str) -> None:
         """Raise UserError unless ``value``, such as a hash, is the same on all processes."""

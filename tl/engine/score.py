@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from tl.atomic import to_json, write_text_atomically
+from tl.cache_folder import cache_folder
 from tl.data.folder import labelled
 from tl.data.sampler import EvaluationSampler
 from tl.data.sources import open_source
@@ -40,8 +41,8 @@ def score(asked: Request) -> dict[str, Any]:
         UserError: no model, no data, classes that the model does not know, or a bad image.
     """
     model, data = saved.load(asked.model), asked.config.data
-    name, split, notes = _open_data(asked, model.classes)
     here = runtime.start(asked.config)
+    name, split, notes = here.first_on_each_node(lambda: _open_data(asked, model.classes))
     with Path(os.devnull).open("w") as nowhere:
         console = open_console(None if here.is_main else nowhere)
         for note in notes:
@@ -84,10 +85,11 @@ def score(asked: Request) -> dict[str, Any]:
 
 def _open_data(asked: Request, classes: Sequence[str]) -> tuple[str, Split, Sequence[str]]:
     """The name of the data, its images labelled by ``classes``, and notes for the user."""
+    index = cache_folder(asked.config.cache) / "index"
     if asked.folder is not None:
-        split, notes = labelled(asked.folder, classes, asked.config.data)
+        split, notes = labelled(asked.folder, classes, asked.config.data, index)
         return str(asked.folder), split, notes
-    source = open_source(asked.config.data, asked.config.seed)
+    source = open_source(asked.config.data, asked.config.seed, index)
     return f"validation data of {source.name}", _relabelled(source, classes), source.notes
 
 
