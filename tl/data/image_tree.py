@@ -126,12 +126,13 @@ class ImageTree:
                 )
             for entry in self._entries(path):
                 name = join(path, entry.name)
+                has_ending = _ending(entry.name) in self.endings
                 if self._is_folder(path, entry):
                     todo.append((name, (*above, here)))
-                    if _ending(name) in self.endings:
+                    if has_ending:
                         misnamed.append(name)
                 else:
-                    (found if _ending(name) in self.endings else ignored).append(name)
+                    (found if has_ending else ignored).append(name)
         return sorted(found), ignored, misnamed
 
     def split(self, part: str, folders: Sequence[str], classes: Sequence[str]) -> Split:
@@ -233,7 +234,9 @@ def join(part: str, name: str) -> str:
 
 
 def _ending(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - five times as fast as Path.suffix
+    """Of a path whose last part is not hidden; four times as fast as `os.path.splitext`."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > name.rfind("/") else ""
 
 
 def _files(count: int) -> str:
