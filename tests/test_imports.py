@@ -25,7 +25,7 @@ LAYERS = [
     {"config_help", "slurm"},
     {"arguments"},
     {"phases", "mistakes", "paths", "cache_folder"},
-    {"config", "yaml12", "atomic", "file_lock", "command", "randomness"},
+    {"config", "yaml12", "atomic", "file_lock", "command", "randomness", "heap"},
     {"errors"},
 ]
 LAYER_OF = {unit: depth for depth, units in enumerate(LAYERS) for unit in units}

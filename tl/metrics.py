@@ -15,22 +15,38 @@ AllReduce = Callable[[Tensor], Tensor]
 
 
 class Sums:
-    """Named float64 sums over images. Counts up to 2**53 are exact in them."""
+    """Named float64 sums over images. Counts up to 2**53 are exact in them.
+
+    They are one vector: to add to it takes a few operations, however many sums there are.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._sums: dict[str, Tensor] = {}
+        self._names: list[str] = []
+        self._vector = torch.zeros(0, dtype=torch.float64, device=device)
 
     def add(self, **values: Tensor) -> None:
         """Add this process's share; each value is a scalar, a sum or a count over images."""
-        for name, value in values.items():
-            value = value.detach().to(torch.float64, copy=True)  # the caller's may change
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        if not values:
+            return
+        # Of a whole number and a float32, torch would make a float32.
+        floats = [v.detach() if v.is_floating_point() else v.double() for v in values.values()]
+        self._add(list(values), torch.stack(floats).to(self._device, torch.float64))
 
     def add_all(self, other: Sums, unless: Tensor) -> None:
         """Add what another one has counted, or zeros if the scalar ``unless`` is true."""
-        for name, value in other._sums.items():
-            self.add(**{name: torch.where(unless, torch.zeros_like(value), value)})
+        self._add(other._names, other._vector.masked_fill(unless, 0))
+
+    def _add(self, names: list[str], vector: Tensor) -> None:
+        if names == self._names:
+            self._vector = self._vector + vector
+            return
+        new = [name for name in names if name not in self._names]
+        wider = torch.zeros(len(self._names) + len(new), dtype=torch.float64, device=self._device)
+        wider[: len(self._names)] = self._vector
+        self._names = [*self._names, *new]
+        places = torch.tensor([self._names.index(name) for name in names], device=self._device)
+        self._vector = wider.index_add(0, places, vector)
 
     def reduce(self, all_reduce: AllReduce) -> dict[str, float]:
         """The sums over all processes, after which this counts from zero again.
@@ -38,22 +54,22 @@ class Sums:
         Every process must have added the same names. This waits for the device.
         """
         total = self.so_far(all_reduce)
-        self._sums = {}
+        self._names, self._vector = [], self._vector[:0]
         return total
 
     def so_far(self, all_reduce: AllReduce) -> dict[str, float]:
         """The same, and goes on counting."""
-        names = sorted(self._sums)
-        if not names:
+        if not self._names:
             return {}
-        stacked = torch.stack([self._sums[name].to(self._device) for name in names])
-        return dict(zip(names, all_reduce(stacked).tolist(), strict=True))
+        order = sorted(range(len(self._names)), key=self._names.__getitem__)
+        total = all_reduce(self._vector[order]).tolist()
+        return {self._names[place]: value for place, value in zip(order, total, strict=True)}
 
     def start_from(self, sums: Mapping[str, float], here: bool) -> None:
         """Count on from what `so_far` gave: ``here`` on one process, from zero on the others."""
-        for name, value in sums.items():
-            start = value if here else 0.0
-            self.add(**{name: torch.tensor(start, dtype=torch.float64, device=self._device)})
+        self.add(
+            **{n: torch.tensor(v if here else 0.0, dtype=torch.float64) for n, v in sums.items()}
+        )
 
 
 class Confusion:

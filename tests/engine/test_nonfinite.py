@@ -41,7 +41,7 @@ def test_the_gradient_of_a_loss_that_is_no_number_is_none(value: float) -> None:
     """Also where the loss does not depend on the weights in a way that shows."""
     here, _ = guard("stop")
     weight = nn.Parameter(torch.ones(3))
-    here.marked(weight.sum() + value).backward()
+    here.backward(weight.sum() + value, factor=2)
     assert weight.grad is not None
     assert weight.grad.isnan().all()
 
@@ -49,10 +49,8 @@ def test_the_gradient_of_a_loss_that_is_no_number_is_none(value: float) -> None:
 def test_a_loss_that_is_one_keeps_its_gradient() -> None:
     here, _ = guard("stop")
     weight = nn.Parameter(torch.tensor([1.0, 2.0]))
-    loss = here.marked(weight.square().sum())
-    assert loss.item() == 5.0
-    loss.backward()
-    assert torch.equal(weight.grad, torch.tensor([2.0, 4.0]))
+    here.backward(weight.square().sum(), factor=3)
+    assert torch.equal(weight.grad, torch.tensor([6.0, 12.0]))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
@@ -122,3 +124,18 @@ def test_a_compiler_sees_no_integers_that_wrap_around() -> None:
     model, _ = net(nn.Dropout(0.4))
     torch.compile(model, backend=backend)(torch.ones(6, 50))
     assert sum("image_draws" in name for name in seen) == 1
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.integers(0, 2**40))
+def test_keys_are_splitmix64_of_seed_step_and_image(seed: int, step: int, image: int) -> None:
+    """Against its definition, in numbers without a sign and without a limit."""
+
+    def splitmix(z: int) -> int:
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        return z ^ (z >> 31)
+
+    base = splitmix((splitmix(seed) + step) % 2**64)
+    expected = splitmix((image * 0x9E3779B97F4A7C15 + base) % 2**64)
+    [key] = image_keys(seed, step, torch.tensor([image])).tolist()
+    assert key % 2**64 == expected

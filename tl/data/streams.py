@@ -17,6 +17,7 @@ from tl.data.sampler import PADDING, Key
 from tl.data.split import Split, read_shrunk
 from tl.data.transforms import View, seeded
 from tl.errors import OnOneProcessError
+from tl.heap import keep_little_memory
 
 Batch = dict[str, Any]
 """image (N, 3, S, S) uint8, its colours last in memory; label (N,) int64; id (N,) int64;
@@ -120,17 +121,22 @@ def open_stream(
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         prefetch_factor=2 if workers else None,
-        worker_init_fn=_leave_signals_to_the_run,
+        worker_init_fn=_begin_worker,
     )
 
 
-def _leave_signals_to_the_run(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
+    del worker
+    keep_little_memory()
+    _leave_signals_to_the_run()
+
+
+def _leave_signals_to_the_run() -> None:
     """Let a loader worker live through the signals that ask the run to stop.
 
     A terminal and some schedulers send them to every process. The run still needs its workers
     then: it stops between two steps. They end when it tells them to, or is gone.
     """
-    del worker
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     terms = []

@@ -70,13 +70,13 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
     torch.manual_seed(seed_of("objective", config.seed, index))
     objective = objective_class(phase.objective)(network, phase).to(runtime.device)
     groups = parameter_groups(objective.trained_parameters(), phase.optimizer)
-    plain_optimizer = make_optimizer(groups, phase.optimizer)
+    optimizer = make_optimizer(groups, phase.optimizer)
     if resumed is not None:
         objective.load_own_state(checkpoint.part("objective", resumed))
-        checkpoint.load_optimizer(plain_optimizer, resumed)
+        checkpoint.load_optimizer(optimizer, resumed)
     if config.compile:
         compile_for(objective, sampler.sizes_of_full_steps())
-    trained, optimizer = accelerator.prepare(objective, plain_optimizer)
+    trained = accelerator.prepare(objective)
     parameters = [parameter for _, parameter in objective.trained_parameters()]
 
     # On which data.
@@ -85,7 +85,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
     validation = data.validation(run.evaluation_sampler(phase))
 
     policy = Policy.of(config.nonfinite)
-    guard = Guard(plain_optimizer, accelerator.scaler, policy)
+    guard = Guard(optimizer, accelerator.scaler, policy)
     sums = Sums(runtime.device)
     sums.start_from(progress.sums, here=runtime.is_main)
     stopwatch = Stopwatch(progress)
@@ -113,10 +113,10 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         if logs:
             means = sums.reduce(runtime.all_reduce)  # waits for the device
             stopwatch.lap()
-            images = means.pop("images")
-            means = {f"train/{name}": total / max(1, images) for name, total in means.items()}
-            speed = images / (progress.training_seconds - progress.seconds_at_line)
-            progress.images += int(images)
+            count = means.pop("images")
+            means = {f"train/{name}": total / max(1, count) for name, total in means.items()}
+            speed = count / (progress.training_seconds - progress.seconds_at_line)
+            progress.images += int(count)
             progress.seconds_at_line = progress.training_seconds
             run.trackers.log(
                 {**where, **means, "lr": lr, "images_per_second": speed}, progress.step
@@ -129,7 +129,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
             assert_unchanged(progress.frozen, frozen_digests(network), phase.name)
         if saves or agreement.save or agreement.stop:
             check_weights(objective.trained_parameters(), policy, progress)
-            save_checkpoint(run, objective, plain_optimizer, sums, phase_ends)
+            save_checkpoint(run, objective, optimizer, sums, phase_ends)
             agreement.save = False
         if agreement.stop and not run.is_over:
             finish_writing(run, last_checkpoint=True)
@@ -146,21 +146,21 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         # the same and no generator has to be saved: dropout goes by the images' keys, and whatever
         # an objective or a network draws besides by this seed.
         stopwatch.start()
-        torch.manual_seed(seed_of("step", config.seed, progress.step, runtime.rank))
-        lr = set_lr(plain_optimizer, lr_factor(phase.schedule, step, total_steps, steps_per_epoch))
+        runtime.seed(seed_of("step", config.seed, progress.step, runtime.rank))
+        lr = set_lr(optimizer, lr_factor(phase.schedule, step, total_steps, steps_per_epoch))
         run.watchdog.mark(f"at step {progress.step + 1}, waiting for images")
         batch = [next(micro_batches) for _ in range(sampler.micro_batches_in(step))]
         run.watchdog.mark(f"at step {progress.step + 1}, training")
         for micro_batch in batch:
             run.bad_images.meet(micro_batch.pop("bad"))
         batch = [to_network(part, runtime.device, run.preprocessing) for part in batch]
-        images_here = torch.stack([micro_batch["weight"].sum() for micro_batch in batch]).sum()
+        images_here = [micro_batch["weight"].sum() for micro_batch in batch]
         global_count: Tensor | int = sampler.images_in(step)
         if run.bad_images.policy == "skip":  # only then may there be fewer
-            global_count = runtime.all_reduce(images_here).clamp(min=1)
+            global_count = runtime.all_reduce(torch.stack(images_here).sum()).clamp(min=1)
 
         step_sums, losses = Sums(runtime.device), []
-        for micro_batch in batch:
+        for micro_batch, images in zip(batch, images_here, strict=True):
             micro_batch["key"] = image_keys(config.seed, progress.step, micro_batch["id"])
             micro_batch["global_count"] = global_count
             meets = micro_batch is batch[-1]  # the processes reduce their gradients once a step
@@ -169,18 +169,19 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
                 loss = output.pop("loss")
                 # Each process holds its share of the global mean. DDP divides the sum of the
                 # gradients by the number of processes, which this takes back.
-                accelerator.backward(guard.marked(loss) * runtime.world_size)
+                guard.backward(loss, runtime.world_size)
             losses.append(loss.detach())
-            step_sums.add(**{"loss": loss.double() * global_count, **output})
-        step_sums.add(images=images_here)
+            total = losses[-1].double() * global_count
+            step_sums.add(**{"loss": total, "images": images, **output})
 
-        accelerator.unscale_gradients(optimizer)
+        guard.unscale()
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         if phase.clip_norm is not None:
             clip_grads_with_norm_(parameters, phase.clip_norm, norm)
         left_out = guard.judge(norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        guard.step()
+        for parameter in parameters:
+            parameter.grad = None
         sums.add_all(step_sums, unless=left_out)
 
         stepped = True
@@ -192,6 +193,6 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         agreement.tell(
             progress.step,
             wishes(run),
-            bad_loss=~torch.stack(losses).isfinite().all(),
+            bad_loss=~sum(losses).isfinite(),
             bad_gradient=left_out,
         )

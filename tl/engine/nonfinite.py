@@ -67,7 +67,11 @@ class Policy:
 
 
 class Guard:
-    """Keeps bad steps from moving weights and optimizer state, in one phase."""
+    """An optimizer that bad steps do not move, nor the weights, in one phase.
+
+    Accelerate's wrapper of optimizers is left out: on every step it searches the disk for packages
+    that are not installed.
+    """
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, scaler: GradScaler | None, policy: Policy
@@ -78,13 +82,26 @@ class Guard:
         self._for_good = policy.action != "skip"
         self._bad: Tensor | None = None
 
-    def marked(self, loss: Tensor) -> Tensor:
-        """The loss, with a gradient that is no number if it is none itself.
+    def backward(self, loss: Tensor, factor: float) -> None:
+        """Add the gradient of ``loss * factor``; it is no number if the loss is none.
 
         The gradients of all processes are summed up, so each of them then sees it.
         """
-        nothing = torch.full_like(loss, float("nan"))
-        return loss * torch.where(loss.detach().isfinite(), torch.ones_like(loss), nothing)
+        marked = loss * (loss.detach() * 0 + factor)
+        (marked if self._scaler is None else self._scaler.scale(marked)).backward()
+
+    def unscale(self) -> None:
+        """Make gradients what they are without a scaler (fp16)."""
+        if self._scaler is not None:
+            self._scaler.unscale_(self._optimizer)
+
+    def step(self) -> None:
+        """Let the optimizer take its step, unless it was judged to be left out."""
+        if self._scaler is None:
+            self._optimizer.step()
+        else:
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
 
     def judge(self, gradient_norm: Tensor) -> Tensor:
         """Whether the next step of the optimizer is left out: a scalar, on the device.

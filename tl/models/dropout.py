@@ -40,9 +40,22 @@ def _mix_in_place(z: Tensor) -> Tensor:
 
 def image_keys(seed: int, step: int, ids: Tensor) -> Tensor:
     """The key of each image in one step: int64 (N,) from ids (N,) int64."""
-    # Computed on the CPU: the copy of a tensor to the device would wait for the step before.
-    base = int(mix(mix(torch.tensor(seed)) + step).item())
-    return mix(ids * _GOLDEN + base)
+    # In Python's numbers: the copy of a tensor to the device would wait for the step before.
+    base = _mix_number(_mix_number(seed) + step)
+    return mix(ids * _GOLDEN + _signed(base))
+
+
+def _mix_number(z: int) -> int:
+    """`mix` for one number, unsigned."""
+    mask = 2**64 - 1
+    z &= mask
+    z = (z ^ (z >> 30)) * _FIRST & mask
+    z = (z ^ (z >> 27)) * _SECOND & mask
+    return z ^ (z >> 31)
+
+
+def _signed(z: int) -> int:
+    return z - 2**64 if z >= 2**63 else z
 
 
 # One operation, which torch.compile takes as it is: compilers reason about the range of integers,
