@@ -55,18 +55,23 @@ def limit(what: str, work: Work, seconds: float) -> Values:
 
 
 def head(session: Session) -> Part:
-    """A new head on a frozen network, the view of validation in training, 25 epochs."""
+    """A new head on a frozen network, the view of validation in training, 25 epochs.
+
+    Of the peers Accelerate's example alone: a plain loop and Lightning send each image through the
+    network in each epoch just as it does, which takes minutes.
+    """
     work = session.but(train="head", augment="none", epochs=25)
+    peers = contenders.peers(work, session.gpu)
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder, "cache")
         measured = {
             COLD: partial(contenders.own_cold, ACCELERATE, work, cache),
             WARM: partial(contenders.own, ACCELERATE, work, cache),
-            **contenders.peers(work, session.gpu),
+            ACCELERATE_PEER: peers[ACCELERATE_PEER],
             HEAD_IN_MEMORY: partial(limit, "head", work, session.limit_seconds),
         }
         rows = in_turn(measured, session.rounds)
-    notes = contenders.not_at_hand(work, session.gpu)
+    notes = []
     if not all(rows[COLD]["wrote_cache"]):
         notes.append("no features were written to the cache, so none came from there")
     notes += disagreements(rows, work.images["val"])

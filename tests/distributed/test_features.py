@@ -139,7 +139,7 @@ def test_a_cached_run_is_the_run_that_computes_everything_on_1_to_4_processes(
     """Cold on two processes; then warm on the others, with what the two have computed."""
     folder = png_folder(tmp_path / "data", per_class=BLOCK // 2 + 5)
     without = (*recipe, "cache.features=false")
-    gloo_workers.run(1, run, str(tmp_path / "without"), "unused", *folder, *without)
+    gloo_workers.run(1, run, str(tmp_path / "without"), str(tmp_path / "unused"), *folder, *without)
     cache = str(tmp_path / "cache")
     for world_size in (2, 1, 3, 4):
         ours = tmp_path / str(world_size)
@@ -267,7 +267,9 @@ def test_a_run_that_goes_on_has_the_bits_of_one_that_was_not_cut_off(
 def test_without_room_a_run_says_so_and_computes_everything(
     gloo_workers: GlooWorkers, tmp_path: Path
 ) -> None:
-    gloo_workers.run(1, run, str(tmp_path / "without"), "unused", "cache.features=false")
+    gloo_workers.run(
+        1, run, str(tmp_path / "without"), str(tmp_path / "unused"), "cache.features=false"
+    )
     rooms = {
         "little": ("cache.max_bytes=1000", "cache.max_bytes leaves 1.0 kB"),
         "no folder": (f"cache.folder={tmp_path / 'file'}", "Not a directory"),
@@ -315,7 +317,9 @@ def run_while_the_disk_gets_full(run_dir: str, cache: str, *overrides: str) -> d
 def test_a_full_disk_costs_the_cache_and_not_the_run(
     gloo_workers: GlooWorkers, tmp_path: Path, function: Any, keys: tuple[str, ...], reason: str
 ) -> None:
-    gloo_workers.run(1, run, str(tmp_path / "without"), "unused", *keys, "cache.features=false")
+    gloo_workers.run(
+        1, run, str(tmp_path / "without"), str(tmp_path / "unused"), *keys, "cache.features=false"
+    )
     ours = tmp_path / "ours"
     [summary, _] = gloo_workers.run(2, function, str(ours), str(tmp_path / "cache"), *keys)
     assert f"training images are not kept: {reason}" in summary["said"].replace(
@@ -331,7 +335,9 @@ def test_images_that_cannot_be_decoded_are_left_out_alike(
     for name in ("train/a/3.png", "train/b/0.png", "val/a/1.png"):
         (tmp_path / "data" / name).write_bytes(b"no image")
     keys = (*folder, "data.bad_images=skip")
-    gloo_workers.run(1, run, str(tmp_path / "without"), "u", *keys, "cache.features=false")
+    gloo_workers.run(
+        1, run, str(tmp_path / "without"), str(tmp_path / "unused"), *keys, "cache.features=false"
+    )
     cache = str(tmp_path / "cache")
     for name, world_size in (("cold", 2), ("warm", 1), ("warm on 3", 3)):
         [summary, *_] = gloo_workers.run(world_size, run, str(tmp_path / name), cache, *keys)
