@@ -69,6 +69,21 @@ def test_what_a_run_is_using_is_not_cleared(
     assert list((cache / "features").iterdir()) == []
 
 
+def test_indexes_of_folders_are_listed_and_cleared_with_everything(
+    capsys: pytest.CaptureFixture[str], cache: Path
+) -> None:
+    index = cache / "index" / "abc"
+    index.parent.mkdir()
+    index.write_bytes(bytes(2000))
+    assert call(capsys, cache, "list")[1].endswith(
+        "and 1 of what is in folders of images, 2.0 kB\n"
+    )
+    call(capsys, cache, "clear", "aa11")
+    assert index.exists()
+    call(capsys, cache, "clear")
+    assert not index.exists()
+
+
 def test_one_entry_is_cleared_by_the_beginning_of_its_key(
     capsys: pytest.CaptureFixture[str], cache: Path
 ) -> None:

@@ -29,10 +29,13 @@ def list_cache(cache: CacheConfig) -> None:
     most = in_words(cache.max_bytes)
     noun = "entry" if len(found) == 1 else "entries"
     console.say(f"{len(found)} {noun}, {total} of {most} (cache.max_bytes), in {place}")
+    if indexes := _indexes(cache):
+        size = in_words(sum(path.stat().st_size for path in indexes))
+        console.say(f"and {len(indexes)} of what is in folders of images, {size}")
 
 
 def clear_cache(cache: CacheConfig, keys: Sequence[str]) -> None:
-    """Delete the entries whose keys begin like one of ``keys``, or all if there is none.
+    """Delete the entries whose keys begin like one of ``keys``; all, and indexes, if there is none.
 
     Raises:
         UserError: a key is none, or the beginning of several.
@@ -41,10 +44,17 @@ def clear_cache(cache: CacheConfig, keys: Sequence[str]) -> None:
     found = folder.entries(place)
     chosen = [_of_key(key, found) for key in keys] if keys else found
     gone = [entry for entry in chosen if folder.delete(entry)]
+    for path in _indexes(cache) if not keys else []:
+        path.unlink(missing_ok=True)  # processes that have it open keep it
     noun = "entry" if len(gone) == 1 else "entries"
     console.say(f"{len(gone)} {noun} deleted, {in_words(sum(entry.bytes for entry in gone))}")
     if kept := [entry.key[:SHOWN] for entry in chosen if entry not in gone]:
         console.say(f"in use by a run, and not deleted: {', '.join(kept)}")
+
+
+def _indexes(cache: CacheConfig) -> list[Path]:
+    """The files of `tl.data.tree_index`."""
+    return sorted(path for path in (cache_folder(cache) / "index").glob("*") if path.is_file())
 
 
 def _of_key(key: str, found: Sequence[Listed]) -> Listed:
