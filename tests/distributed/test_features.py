@@ -23,7 +23,9 @@ from safetensors.torch import load_file
 
 from tl.arguments import load
 from tl.data import image_files
-from tl.data.features.entry import BLOCK, Block, Draft
+from tl.data.features.draft import Draft
+from tl.data.features.entry import Block
+from tl.data.features.layout import BLOCK
 from tl.data.images import Decoded
 from tl.engine import run as engine_run
 from tl.errors import Preempted

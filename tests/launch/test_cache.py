@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from launch.cache import main
-from tl.data.features.entry import Draft, Layout, open_entry
+from tl.data.features.draft import Draft
+from tl.data.features.entry import open_entry
+from tl.data.features.layout import Layout
 
 
 def make(cache: Path, key: str, **about: object) -> Path:

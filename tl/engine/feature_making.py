@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl.data.features.entry import Block, Draft, Layout
+from tl.data.features.draft import Draft
+from tl.data.features.entry import Block
 from tl.data.features.folder import free_bytes, in_words, make_room
+from tl.data.features.layout import Layout
 from tl.data.split import Split
 from tl.data.streams import Batch
 from tl.data.transforms import View

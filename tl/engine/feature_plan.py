@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from tl.config import CacheConfig, Phase
-from tl.data.features.entry import Layout
 from tl.data.features.folder import in_words
+from tl.data.features.layout import Layout
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
 

@@ -22,9 +22,11 @@ from tl import __version__
 from tl.atomic import to_json
 from tl.cache_folder import cache_folder
 from tl.data.features.batches import Features
-from tl.data.features.entry import FORMAT, Draft, Entry, Layout, open_entry
+from tl.data.features.draft import Draft
+from tl.data.features.entry import FORMAT, Entry, open_entry
 from tl.data.features.fingerprint import fingerprint
 from tl.data.features.folder import discard, in_words
+from tl.data.features.layout import Layout
 from tl.data.split import Split
 from tl.data.transforms import View
 from tl.engine.feature_making import Wanted, features_of, make

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tl.data.features.entry import BLOCK, Draft, Entry, Layout, open_entry
+from tl.data.features.draft import Draft
+from tl.data.features.entry import Entry, open_entry
+from tl.data.features.layout import BLOCK, Layout
 
 ABOUT = {"architecture": "toy"}
 _fork = multiprocessing.get_context("fork")

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tl.data.features.entry import Draft, Entry, Layout, open_entry
+from tl.data.features.draft import Draft
+from tl.data.features.entry import Entry, open_entry
 from tl.data.features.folder import PARTIAL, delete, entries, free_bytes, in_words, make_room
+from tl.data.features.layout import Layout
 
 SIZE = 1280  # of an entry: ten rows of 128 bytes
 

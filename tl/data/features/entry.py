@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,85 +28,10 @@ from typing import Any, Self, TextIO
 import torch
 from torch import Tensor
 
-from tl.atomic import from_json, sync, to_json, write_json_atomically
-from tl.data.features.folder import PARTIAL, discard
-from tl.file_lock import lock
+from tl.atomic import from_json
+from tl.data.features.layout import Layout
 
 FORMAT = 1
-BLOCK = 64
-"""rows that are computed and checked together"""
-STRIDE = 128
-"""Bytes between two rows are a multiple of it, so blocks begin on a page of memory: two processes,
-also on two machines that share a disk, never write into the same page."""
-
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How an entry's rows lie in its file."""
-
-    rows: int
-    shape: tuple[int, ...]
-    """of the features of one image"""
-    dtype: str
-    channels_last: bool
-    """(C, H, W) lies in memory as (H, W, C), as the network's convolutions have it"""
-
-    @classmethod
-    def of(cls, features: Tensor, rows: int) -> Self:
-        """The layout for ``rows`` rows of what ``features`` (N, …), with N > 1, are an example."""
-        is_last = features.dim() == 4 and features.is_contiguous(memory_format=torch.channels_last)
-        name = str(features.dtype).removeprefix("torch.")
-        last = is_last and not features.is_contiguous()
-        return cls(rows, tuple(features.shape[1:]), name, last)
-
-    @property
-    def row_bytes(self) -> int:
-        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
-
-    @property
-    def stride(self) -> int:
-        return math.ceil(self.row_bytes / STRIDE) * STRIDE
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self.rows * self.stride
-
-    @property
-    def blocks(self) -> int:
-        return math.ceil(self.rows / BLOCK)
-
-    def rows_of(self, block: int) -> range:
-        return range(self.rows)[block * BLOCK : (block + 1) * BLOCK]
-
-    def to_bytes(self, features: Tensor) -> Tensor:
-        """Features (N, …) as rows of bytes, uint8 (N, row_bytes)."""
-        if self.channels_last:
-            features = features.permute(0, 2, 3, 1)
-        return features.flatten(1).contiguous().view(torch.uint8)
-
-    def from_bytes(self, rows: Tensor) -> Tensor:
-        """Features (N, …) from rows of the file, uint8 (N, stride)."""
-        flat = rows[:, : self.row_bytes].contiguous().view(DTYPES[self.dtype])
-        if not self.channels_last:
-            return flat.view(len(rows), *self.shape)
-        channels, height, width = self.shape
-        return flat.view(len(rows), height, width, channels).permute(0, 3, 1, 2)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "rows": self.rows,
-            "shape": list(self.shape),
-            "dtype": self.dtype,
-            "channels_last": self.channels_last,
-        }
 
 
 @dataclass(frozen=True)
@@ -117,6 +41,16 @@ class Block:
     sha256: str
     bad: Mapping[int, str] = field(default_factory=dict)
     """row -> why its image could not be decoded; the row is zeros"""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The reverse of `to_dict`. Raises ValueError, KeyError or TypeError for anything else."""
+        bad = values.get("bad", {})
+        return cls(str(values["sha256"]), {int(row): str(reason) for row, reason in bad.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        bad = {str(row): reason for row, reason in self.bad.items()}
+        return {"sha256": self.sha256, **({"bad": bad} if bad else {})}
 
 
 @dataclass(frozen=True)
@@ -144,7 +78,9 @@ class Entry:
     def is_whole(self, part: int, parts: int, threads: int) -> bool:
         """Whether one of ``parts`` parts of the blocks is what was written."""
         return all(
-            _check(self.folder, self.layout, dict(enumerate(self.blocks)), part, parts, threads)
+            check_blocks(
+                self.folder, self.layout, dict(enumerate(self.blocks)), part, parts, threads
+            )
         )
 
     def close(self) -> None:
@@ -160,8 +96,8 @@ def open_entry(folder: Path) -> Entry | None:
     try:
         _share(in_use)
         manifest = from_json(in_use.read())
-        layout = _layout(manifest["layout"])
-        blocks = tuple(_block(block) for block in manifest["blocks"])
+        layout = Layout.from_dict(manifest["layout"])
+        blocks = tuple(Block.from_dict(block) for block in manifest["blocks"])
         size = (folder / "features.bin").stat().st_size
         if manifest["format"] == FORMAT and size == layout.size and len(blocks) == layout.blocks:
             os.utime(folder)  # it was used: the least recently used make room for others
@@ -172,141 +108,7 @@ def open_entry(folder: Path) -> Entry | None:
     return None
 
 
-class Draft:
-    """An entry that is being made, by one process or by several that see the same folder."""
-
-    def __init__(self, entry: Path, layout: Layout) -> None:
-        self.entry, self.layout = entry, layout
-        self.folder = entry.with_name(entry.name + PARTIAL)
-        self._lock: TextIO | None = None
-        self._data = -1
-        self._log: TextIO | None = None
-
-    # ------------------------------------------------------------------ the first of the processes
-
-    def take(self, seconds: float) -> bool:
-        """Become the one who makes it; false if another process still is after ``seconds``."""
-        while True:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / "lock").open("w")
-            if not lock(file, seconds):
-                file.close()
-                return False
-            if _is_at(file, self.folder / "lock"):
-                self._lock = file
-                return True
-            file.close()  # the other one was done, or has given up, and took the lock along
-
-    def prepare(self) -> None:
-        """Make room in the file. What of another layout lies there is deleted."""
-        plan = self.folder / "layout.json"
-        try:
-            same = _layout(from_json(plan.read_text("utf-8"))) == self.layout
-        except (OSError, ValueError, KeyError, TypeError):
-            same = False
-        if not same:
-            for path in self.folder.iterdir():
-                if path.name != "lock":
-                    path.unlink()
-            write_json_atomically(plan, self.layout.to_dict())
-        with (self.folder / "features.bin").open("ab") as file:
-            file.truncate(self.layout.size)
-
-    def written_bytes(self) -> int:
-        """What the draft takes on the disk already: its file has holes."""
-        try:
-            return 512 * (self.folder / "features.bin").stat().st_blocks
-        except OSError:
-            return 0
-
-    def complete(self, blocks: Mapping[int, Block], about: Mapping[str, Any]) -> None:
-        """Make it the entry. All processes have closed it, and every block is done.
-
-        Args:
-            about: what it was made from, for people.
-        """
-        manifest = {
-            "format": FORMAT,
-            "about": dict(about),
-            "layout": self.layout.to_dict(),
-            "blocks": [_to_dict(blocks[i]) for i in range(self.layout.blocks)],
-        }
-        write_json_atomically(self.folder / "manifest.json", manifest)
-        for path in [*self.folder.glob("*.jsonl"), self.folder / "layout.json"]:
-            path.unlink()
-        try:
-            (self.folder / "lock").unlink()
-            self.folder.rename(self.entry)
-        except OSError:
-            if not (self.entry / "manifest.json").is_file():
-                raise
-            discard(self.folder)  # made by another run, where files cannot be locked
-        sync(self.entry.parent)
-        self.let_go()
-
-    def let_go(self) -> None:
-        """Stop to be the one who makes it; what is done stays for the next."""
-        if self._lock is not None:
-            is_mine = _is_at(self._lock, lock_file := self.folder / "lock")
-            if is_mine and len(list(self.folder.iterdir())) == 1:  # nothing is done
-                lock_file.unlink()
-                self.folder.rmdir()
-            self._lock.close()
-            self._lock = None
-
-    # ------------------------------------------------------------------------ each of the processes
-
-    def finished(self, part: int, parts: int, threads: int) -> dict[int, Block]:
-        """Those blocks of one of ``parts`` parts that were done by whoever was here before."""
-        found: dict[int, Block] = {}
-        for path in sorted(self.folder.glob("*.jsonl")):
-            for line in path.read_text("utf-8", "replace").splitlines():
-                try:
-                    record = from_json(line)
-                    found[int(record["block"])] = _block(record)
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    continue  # it was being written when the run died
-        found = {i: found[i] for i in sorted(found) if 0 <= i < self.layout.blocks}
-        mine = list(found)[part::parts]
-        good = _check(self.folder, self.layout, found, part, parts, threads)
-        return {i: found[i] for i, is_good in zip(mine, good, strict=True) if is_good}
-
-    def write(self, block: int, ids: Tensor, features: Tensor, bad: Mapping[int, str]) -> Block:
-        """Write a block: ``features`` (N, …) of the images ``ids`` (N,), zeros for the others.
-
-        Args:
-            bad: rows that are zeros because their images cannot be decoded, and why.
-
-        Raises:
-            OSError: the disk is full, or gone.
-        """
-        if self._log is None:
-            self._log = (self.folder / f"{os.uname().nodename}-{os.getpid()}.jsonl").open("a")
-            self._data = os.open(self.folder / "features.bin", os.O_WRONLY)
-        numbers = self.layout.rows_of(block)
-        rows = torch.zeros(len(numbers), self.layout.stride, dtype=torch.uint8)
-        places = ids - numbers.start
-        rows[places, : self.layout.row_bytes] = self.layout.to_bytes(features).cpu()
-        data = rows.numpy().data.cast("B")
-        record = Block(hashlib.sha256(data).hexdigest(), dict(bad))
-        offset = numbers.start * self.layout.stride
-        while data:
-            written = os.pwrite(self._data, data, offset)
-            data, offset = data[written:], offset + written
-        self._log.write(to_json({"block": block, **_to_dict(record)}) + "\n")
-        self._log.flush()
-        return record
-
-    def close(self) -> None:
-        """Put what this process has written on the disk."""
-        if self._log is not None:
-            os.fsync(self._data)
-            os.close(self._data)
-            self._log.close()
-            self._log = None
-
-
-def _check(
+def check_blocks(
     folder: Path, layout: Layout, blocks: Mapping[int, Block], part: int, parts: int, threads: int
 ) -> list[bool]:
     """Whether each block of a part is in the file as it was written."""
@@ -329,30 +131,6 @@ def _check(
         return [False] * len(list(blocks)[part::parts])
 
 
-def _layout(values: Mapping[str, Any]) -> Layout:
-    layout = Layout(
-        int(values["rows"]),
-        tuple(int(n) for n in values["shape"]),
-        str(values["dtype"]),
-        bool(values["channels_last"]),
-    )
-    if layout.dtype not in DTYPES or layout.rows < 0 or min(layout.shape, default=0) < 0:
-        raise ValueError(f"no layout: {values}")
-    if layout.channels_last and len(layout.shape) != 3:
-        raise ValueError(f"no layout: {values}")
-    return layout
-
-
-def _block(values: Mapping[str, Any]) -> Block:
-    bad = values.get("bad", {})
-    return Block(str(values["sha256"]), {int(row): str(reason) for row, reason in bad.items()})
-
-
-def _to_dict(block: Block) -> dict[str, Any]:
-    bad = {str(row): reason for row, reason in block.bad.items()}
-    return {"sha256": block.sha256, **({"bad": bad} if bad else {})}
-
-
 def _share(file: TextIO) -> None:
     """Mark an open file as in use; raises OSError if it was deleted before that."""
     try:
@@ -361,11 +139,11 @@ def _share(file: TextIO) -> None:
         raise  # somebody is deleting it
     except OSError:
         pass  # no locks here; on Linux what is deleted stays readable for those who have it open
-    if not _is_at(file, Path(file.name)):
+    if not is_at(file, Path(file.name)):
         raise FileNotFoundError(file.name)
 
 
-def _is_at(file: TextIO, path: Path) -> bool:
+def is_at(file: TextIO, path: Path) -> bool:
     """Whether an open file is still the one at its path."""
     try:
         there, here = path.stat(), os.fstat(file.fileno())
