@@ -196,6 +196,7 @@ def compare(output: Path, *arguments: str) -> dict:
     return json.loads(output.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # five commands that import torch
 def test_every_peer_fine_tunes_and_so_do_we(tmp_path: Path) -> None:
     part = compare(tmp_path / "results.json", "--only", "finetune")["parts"]["finetune"]

@@ -132,8 +132,12 @@ UNFREEZING = (
 
 @pytest.mark.parametrize(
     "recipe",
-    [(), DROPOUT, VIEWS, UNFREEZING],
-    ids=["plain", "dropout and BatchNorm", "two views", "after training all"],
+    [
+        pytest.param((), id="plain"),
+        pytest.param(VIEWS, id="two views"),
+        pytest.param(DROPOUT, id="dropout and BatchNorm", marks=pytest.mark.slow),
+        pytest.param(UNFREEZING, id="after training all", marks=pytest.mark.slow),
+    ],
 )
 def test_a_cached_run_is_the_run_that_computes_everything_on_1_to_4_processes(
     gloo_workers: GlooWorkers, tmp_path: Path, recipe: tuple[str, ...]
