@@ -155,7 +155,7 @@ def default_workers(processes_on_node: int) -> int:
     0 when a process has a single core: a worker would only take turns with it.
     """
     cores = len(os.sched_getaffinity(0)) // max(1, processes_on_node)
-    return min(8, max(0, cores - 1))
+    return min(16, max(0, cores - 1))
 
 
 class BadImages:
