@@ -50,9 +50,10 @@ def last_json(lines: Sequence[str]) -> Values:
 
 
 def _environment() -> dict[str, str]:
-    """That of a user's shell, with this checkout in place of what may be installed."""
+    """That of a user's shell, with this checkout before what may be installed."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("TL_", "ACCELERATE_", "OMP_"))}
-    return {**kept, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "PYTHONUNBUFFERED": "1"}
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**kept, "PYTHONPATH": paths, "WANDB_MODE": "offline", "PYTHONUNBUFFERED": "1"}
 
 
 def in_turn(

@@ -1,7 +1,8 @@
 """The shortest training loop there is, with or without DDP, with a toy network.
 
-    torchrun --nproc-per-node N benchmarks/workers/bare_loop.py TOY STEPS WARM_UP ddp|alone
+    torchrun --nproc-per-node N benchmarks/workers/bare_loop.py TOY STEPS WARM_UP ddp|alone|gpu
 
+``gpu`` is one process without DDP that copies each batch to the GPU; the others are on the CPU.
 Prints the microseconds that a step takes on the main process.
 """
 
@@ -27,15 +28,21 @@ def main() -> None:
         rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
         model = DistributedDataParallel(model, gradient_as_bucket_view=True)
     images, labels = toys.batch(processes)
+    device = torch.device("cuda" if wrapping == "gpu" else "cpu")
+    if wrapping == "gpu":
+        model.to(device).to(memory_format=torch.channels_last)
+        images, labels = images.pin_memory(), labels.pin_memory()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, fused=True)
     model.train()
     for step in range(int(steps)):
         if step == int(warm_up):
             began = time.perf_counter()
-        loss = nn.functional.cross_entropy(model(images), labels)
+        x, y = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        loss = nn.functional.cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+    loss.item()  # all is done
     seconds = time.perf_counter() - began
     if rank == 0:
         print(json.dumps({"microseconds": 1e6 * seconds / (int(steps) - int(warm_up))}))

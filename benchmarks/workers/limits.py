@@ -48,9 +48,16 @@ def main() -> None:
     print(json.dumps(values))
 
 
-def images_per_second(what: str, model: str, size: int, batch: int, seconds: float) -> dict:
-    """The rate of ``step``, ``forward`` or ``head``."""
-    here = runtime.start(Config())
+def images_per_second(
+    what: str,
+    model: str,
+    size: int,
+    batch: int,
+    seconds: float,
+    here: runtime.Runtime | None = None,
+) -> dict:
+    """The rate of ``step``, ``forward`` or ``head``, on the runtime ``here`` or one of its own."""
+    here = here or runtime.start(Config())
     device = here.device
     network = zoo.build(model, 2, size).to(device).to(memory_format=torch.channels_last)
     freeze(network, trainable_names(network, "head" if what == "head" else "full"))

@@ -1,6 +1,6 @@
 """This project's loop with a toy network and a batch in memory; all else is a run as it comes.
 
-    python|torchrun benchmarks/workers/own_loop.py TOY STEPS WARM_UP RUN_DIR
+    python|torchrun benchmarks/workers/own_loop.py TOY STEPS WARM_UP RUN_DIR [KEY=VALUE ...]
 
 The trackers of a run are on: record, console, and W&B, offline without a key. Prints the
 microseconds that a step takes, from the times in the record's lines: logging, agreement and all
@@ -51,6 +51,7 @@ def main() -> None:
             "threads=1",
             "cache.features=false",
             f"run_dir={run_dir}",
+            *sys.argv[5:],
         ],
     )
     run.run(loaded)
@@ -76,10 +77,14 @@ class InMemory:
     def __init__(self, this: Run, sampler: Any) -> None:
         self.images, self.labels = toys.batch(this.runtime.world_size)
         self.sampler = sampler
+        self.pinned = this.runtime.device.type == "cuda"
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         count = len(self.labels)
         ids, weight = torch.arange(count), torch.ones(count)
+        if self.pinned:  # as a loader's batches are on a GPU
+            self.images, self.labels = self.images.pin_memory(), self.labels.pin_memory()
+            ids, weight = ids.pin_memory(), weight.pin_memory()
         for _ in range(len(self.sampler)):
             yield {
                 "image": self.images,
