@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 SPLITS = ("train", "val")
+MARGIN = 64
 
 
 def links_to_what_loads(data: Path, folder: Path) -> dict[str, int]:
@@ -84,14 +86,23 @@ def make_photos(data: Path, train: int, val: int, links: int, size: tuple[int, i
 
 def _make_photo(path: Path, label: int, seed: int, size: tuple[int, int], links: int) -> None:
     random = np.random.default_rng(seed)
-    total = np.zeros((size[1], size[0], 3), np.float32)
-    for cells, strength in ((3, 90.0), (9, 45.0), (40, 22.0)):
-        coarse = random.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
-        field = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
-        total += (np.asarray(field, np.float32) - 128) * (strength / 128)
-    total[:, :, label % 3] += 25 * (1 + label // 3)
-    total += random.standard_normal((size[1], size[0], 1), np.float32) * 9
-    pixels = np.clip(total + 110, 0, 255).astype(np.uint8)
-    Image.fromarray(pixels).save(path, quality=90)
+    cells = np.zeros((48, 48, 3))
+    for many, strength in ((3, 70), (12, 40), (48, 35)):
+        field = random.uniform(-strength, strength, (many, many, 3))
+        cells += field.repeat(48 // many, 0).repeat(48 // many, 1)
+    cells[:, :, label % 3] += 20 * (1 + label // 3)
+    soft = Image.fromarray(np.clip(cells + 110, 0, 255).astype(np.uint8))
+    left, top = random.integers(0, MARGIN, 2).tolist()
+    noise = _noise(size).crop((left, top, left + size[0], top + size[1]))
+    photo = ImageChops.add(soft.resize(size, Image.Resampling.BICUBIC), noise, offset=-128)
+    photo.save(path, quality=90)
     for i in range(links):
         os.link(path, path.with_name(f"{path.stem}-{i}.jpg"))
+
+
+@functools.cache
+def _noise(size: tuple[int, int]) -> Image.Image:
+    """Around 128, larger than ``size`` by `MARGIN`; once in a process, as it takes the longest."""
+    shape = (size[1] + MARGIN, size[0] + MARGIN, 1)
+    grey = np.random.default_rng(0).standard_normal(shape, np.float32) * 10 + 128
+    return Image.fromarray(grey.repeat(3, 2).astype(np.uint8))

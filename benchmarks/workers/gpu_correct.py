@@ -42,7 +42,7 @@ def main() -> None:
         checks["cache, views"] = partial(
             cached, told, few, "views", (*FLOAT32, "augment=standard", "cache.views=2"), 1e-3
         )
-        half = ("mixed_precision=bf16",)
+        half = ("mixed_precision=bf16",) if cuda() else FLOAT32  # which a CPU may only emulate
         checks["cache, bf16"] = partial(cached, told, few, "bf16", half, 2e-2)
         checks["stop and resume, float32"] = partial(
             resumed, told, few, "sgd", (*FLOAT32, "strategy=full"), 1e-2
