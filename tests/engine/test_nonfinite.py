@@ -79,3 +79,27 @@ def test_an_overflow_is_a_fault_only_where_no_scale_could_mend_it() -> None:
         assert here.fault(bad_loss) == WHAT
     assert guard("stop")[0].fault(overflow) == "the gradient is not finite"
     assert guard("stop")[0].fault(Verdict(False, False)) == ""
+
+
+class CountingScaler(torch.amp.GradScaler):
+    """Counts how often its scale is asked for: on a GPU, each time the host waits."""
+
+    asked = 0
+
+    def get_scale(self) -> float:
+        self.asked += 1
+        return super().get_scale()
+
+
+def test_the_scale_is_asked_for_only_where_a_gradient_overflowed() -> None:
+    optimizer = guard("stop")[1]
+    scaler = CountingScaler("cpu")
+    scaler.scale(torch.ones(()))
+    here = Guard(optimizer, scaler, Policy.of("stop"))
+    for verdict, asked in (
+        (Verdict(False, False), 0),
+        (Verdict(True, False), 0),
+        (Verdict(False, True), 1),
+    ):
+        here.fault(verdict)
+        assert scaler.asked == asked, verdict

@@ -125,8 +125,11 @@ class Guard:
         """
         if verdict.bad_loss:
             return "the loss is not finite"
+        if not verdict.bad_gradient:
+            return ""
+        # The host waits for the device to tell the scale: only where it matters.
         overflow = self._scaler is not None and self._scaler.get_scale() >= 1
-        return "the gradient is not finite" if verdict.bad_gradient and not overflow else ""
+        return "" if overflow else "the gradient is not finite"
 
 
 def not_finite(what: str, policy: Policy, progress: Progress) -> NoReturn:
