@@ -31,6 +31,8 @@ from measure import ROOT
 HERE = Path(__file__).parent
 MARK = "RESULT "
 SIZE = (500, 375)
+SHORTEST = 10.0
+"""seconds; with fewer left a part is not begun"""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def main() -> int:
 def carried_out(part: Part, folder: Path, tiny: bool, left: float, log: TextIO) -> dict[str, Any]:
     """Run a part for at most ``left`` seconds: its results, and what it failed of if it did."""
     limit = min(part.seconds * (4 if tiny else 1), left)
-    if limit < 10:
+    if limit < SHORTEST:
         say("no time is left for it")
         return {"error": "no time was left", "results": []}
     work = folder / f"{part.worker}-{part.argument}"

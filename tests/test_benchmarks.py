@@ -245,3 +245,40 @@ def test_the_harness_says_what_is_missing(arguments: list[str], says: str) -> No
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert says in done.stderr
+
+
+def test_made_photographs_weigh_what_photographs_do(benchmark, tmp_path: Path) -> None:
+    benchmark("images").make_photos(tmp_path, train=10, val=10, links=1, size=(500, 375))
+    for split, files in (("train", 20), ("val", 10)):
+        found = sorted((tmp_path / split).glob("*/*.jpg"))
+        assert len(found) == files
+        assert {path.parent.name for path in found} == {f"class{i}" for i in range(10)}
+        for path in found:
+            assert 60_000 < path.stat().st_size < 110_000
+            with Image.open(path) as image:
+                assert image.size == (500, 375)
+
+
+@pytest.mark.parametrize(
+    ("ending", "seconds", "why"),
+    [
+        ("", 60, None),
+        ("raise ValueError('broken')", 60, "ValueError: broken"),
+        ("import time; time.sleep(60)", 1, "stopped after 1 s"),
+    ],
+)
+def test_what_a_part_on_the_gpu_has_shown_is_kept_however_it_ends(
+    benchmark, tmp_path: Path, monkeypatch, ending: str, seconds: float, why: str | None
+) -> None:
+    gpu = benchmark("gpu")
+    (tmp_path / "workers").mkdir()
+    worker = f"""print('RESULT {{"name": "one", "right": true}}', flush=True)\n{ending}\n"""
+    (tmp_path / "workers" / "toy.py").write_text(worker)
+    monkeypatch.setattr(gpu, "HERE", tmp_path)
+    monkeypatch.setattr(gpu, "SHORTEST", 0.5)
+    part = gpu.Part("toy", "what", seconds)
+    with (tmp_path / "log").open("w") as log:
+        done = gpu.carried_out(part, tmp_path, False, 60, log)
+    assert done["results"] == [{"name": "one", "right": True}]
+    assert (why is None) == ("error" not in done)
+    assert why is None or why in done["error"]

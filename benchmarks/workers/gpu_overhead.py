@@ -28,9 +28,9 @@ def main() -> None:
         if number == 0:
             half = (jsonl, "mixed_precision=bf16")
             ways["own, bf16"] = partial(own, told, toy, steps, warm_up, *half)
-            if importlib.util.find_spec("wandb"):
-                everything = (toy, steps, warm_up, "mixed_precision=no")
-                ways["own, all trackers"] = partial(own, told, *everything)
+        elif importlib.util.find_spec("wandb"):  # the last: its service may not end by itself
+            everything = (toy, steps, warm_up, "mixed_precision=no")
+            ways["own, all trackers"] = partial(own, told, *everything)
         for way, measure in ways.items():
             guarded(f"{toy}, {way}, round {number + 1}", measure)
 
