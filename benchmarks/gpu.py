@@ -66,8 +66,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=500, help="for all parts together")
     args = parser.parse_args()
     began = time.monotonic()
-    results: dict[str, Any] = {"machine": machine.describe(), "tiny": args.tiny, "parts": {}}
-    say(f"machine: {json.dumps(results['machine'])}")
+    results: dict[str, Any] = {"tiny": args.tiny, "parts": {}}
     failed = False
     with tempfile.TemporaryDirectory() as name, args.output.with_suffix(".log").open("w") as log:
         folder = Path(name)
@@ -79,6 +78,8 @@ def main() -> int:
             "kilobytes": round(sum(sizes) / len(sizes) / 1000, 1),
         }
         say(f"images: {results['images']}")
+        results["machine"] = machine.describe()  # only now: processes that fork know no GPU
+        say(f"machine: {json.dumps(results['machine'])}")
         for part in args.only.split(","):
             left = args.seconds - (time.monotonic() - began)
             say(f"== {part} (at {time.monotonic() - began:.0f} s)")
