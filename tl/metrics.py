@@ -41,6 +41,10 @@ class Sums:
         if names == self._names:
             self._vector = self._vector + vector
             return
+        if not self._names:
+            self._names, self._vector = names, vector
+            return
+        # Other names than before, which is rare: on a GPU the host waits here.
         new = [name for name in names if name not in self._names]
         wider = torch.zeros(len(self._names) + len(new), dtype=torch.float64, device=self._device)
         wider[: len(self._names)] = self._vector
