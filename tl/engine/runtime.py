@@ -217,6 +217,8 @@ def start(config: Config) -> Runtime:
         # The loop accumulates by itself; a setting of the launcher's would divide the loss again.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[
+            # Not static_graph: what it saves is the search for unused parameters, which is off, and
+            # an objective's graph may change from step to step.
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             # The watchdog is to see a hanging process before this does, which names none.
             InitProcessGroupKwargs(
