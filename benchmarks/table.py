@@ -83,10 +83,13 @@ def _session(results: dict[str, Any]) -> str:
     quick = "**A quick run on made images: its figures mean nothing.** " if results["quick"] else ""
     where = machine["gpu"] or f"{machine['cores']} cores of {machine['cpu']}"
     bf16 = "" if machine["gpu"] or machine["bf16_in_silicon"] else ", without bf16 in silicon"
-    rounds = max(part.get("rounds", 0) for part in results["parts"].values())
+    rounds = {name: part.get("rounds", 0) for name, part in results["parts"].items()}
+    most = max(rounds.values())
+    fewer = [f"{name}: {number}" for name, number in rounds.items() if number < most]
+    taken = _count(most, "round") + (f" ({', '.join(fewer)})" if fewer else "")
     return (
         f"{quick}{where}{bf16}, {machine['memory_gb']:.0f} GB; {versions}. Everything is measured "
-        f"in turn, {_count(rounds, 'round')}: median (lowest to highest)."
+        f"in turn, {taken}: median (lowest to highest)."
     )
 
 
