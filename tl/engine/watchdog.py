@@ -105,8 +105,9 @@ class Watchdog:
         if store is None or shared or isinstance(error, Preempted | PeerFailed):
             return error
         try:
-            if store.add("failed", 1) > 1:
+            if not _speaks(store):
                 return PeerFailed()
+            self._over.set()  # it has a second opinion on what this process says now
             lost_connection = isinstance(error, dist.DistError) or "gloo" in str(error)
             if lost_connection and (gone := self._gone(store)):
                 self._write_stacks()
@@ -159,11 +160,12 @@ class Watchdog:
         for rank, peer in self._peers.items():
             silent = now - peer.last_beat
             if silent > self._lost_seconds and not peer.seen["leaves"]:
-                _kill_sibling(peer.seen)
-                return (
-                    f"{_name(rank, peer.seen)} has not answered for {silent:.0f} s, "
-                    f"{peer.seen['doing']}. {_HOW_TO_GO_ON}"
+                what = (
+                    "is gone"
+                    if _kill_sibling(peer.seen)
+                    else f"has not answered for {silent:.0f} s"
                 )
+                return f"{_name(rank, peer.seen)} {what}, {peer.seen['doing']}. {_HOW_TO_GO_ON}"
         idle = min(now - peer.last_mark for peer in self._peers.values())
         if idle > self._seconds and (self._runtime.is_main or self._store is None):
             behind = min(peer.seen["mark"] for peer in self._peers.values())
@@ -182,8 +184,10 @@ class Watchdog:
         """Write this process's stacks down and end it; if it speaks, all others as well."""
         if self._store is not None and speaks:
             with contextlib.suppress(dist.DistError):
-                speaks = self._store.add("aborts", 1) == 1
-                self._store.set("abort", message)
+                if speaks := _speaks(self._store):
+                    self._store.set("abort", message)
+        if not speaks and self._over.is_set():
+            return  # the main thread has met the same, and will say it
         self._write_stacks()
         if not speaks:
             end_at_once("", FAILURE, lambda message: None)
@@ -218,6 +222,12 @@ class Watchdog:
             self._store.set(f"rank {self._runtime.rank}", json.dumps(self._me))
 
 
+def _speaks(store: dist.Store) -> bool:
+    """Whether the caller is the first of all processes to say why the run ends."""
+    first: bool = store.add("speakers", 1) == 1
+    return first
+
+
 def _look(store: dist.Store, ranks: list[int]) -> dict[int, dict[str, Any]]:
     """The latest beats of these processes."""
     found = store.multi_get([f"rank {rank}" for rank in ranks])
@@ -227,16 +237,25 @@ def _look(store: dist.Store, ranks: list[int]) -> dict[int, dict[str, Any]]:
 _HOW_TO_GO_ON = "To go on from the last checkpoint: --resume auto."
 
 
-def _kill_sibling(seen: dict[str, Any]) -> None:
+def _kill_sibling(seen: dict[str, Any]) -> bool:
     """End a silent process of the same launcher, which would give it half a minute more.
 
     It may be stopped rather than gone, and hold its GPU. Its parent tells it from another process
-    that has got its number.
+    that has got its number. Returns True if it was gone already, as far as this node can tell.
     """
-    with contextlib.suppress(psutil.Error):
+    if seen["host"] != socket.gethostname():
+        return False
+    try:
         process = psutil.Process(seen["pid"])
-        if seen["host"] == socket.gethostname() and process.ppid() == os.getppid():
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        if process.ppid() == os.getppid():
             process.kill()
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        pass
+    return False
 
 
 def _name(rank: int, seen: dict[str, Any]) -> str:
