@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tl.command import (
     Parser,
@@ -13,6 +14,9 @@ from tl.command import (
     let_idle_threads_sleep,
     split_config,
 )
+
+if TYPE_CHECKING:
+    from tl.arguments import Loaded
 
 
 def parser() -> Parser:
@@ -69,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> None:
     loaded = config_arguments.load(file, overrides, run_dir=folder)
     if arguments.print_config:
         if is_main_process():
-            print(describe_config(loaded))
+            print(describe_config(_spelled_out(loaded)))
         return
 
     # Only now: torch and its company take seconds to import.
@@ -81,6 +85,16 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         run.run(loaded, dry_run=arguments.dry_run, resume=arguments.resume)
     runtime.stop()
+
+
+def _spelled_out(loaded: Loaded) -> Loaded:
+    """With its phases, also where the strategy has to see network and data for that."""
+    if loaded.later is None:
+        return loaded
+    let_idle_threads_sleep()
+    from tl.engine.strategy import spell_out_alone
+
+    return spell_out_alone(loaded)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def test_the_plan_says_what_batchnorm_does_and_the_range_of_rates() -> None:
     rates |= {"two.conv.bias": 0.01, "fc.weight": 0.2, "fc.bias": 0.2}
     plan = freeze_plan(network, rates)
     assert [row.batch_norm for row in plan] == ["train", "frozen", "-", "-"]
-    assert [row.lr for row in plan] == ["1.0e-03 to 1.0e-01", "1.0e-02", "-", "2.0e-01"]
+    assert [row.lr for row in plan] == ["1.00e-03 to 1.00e-01", "1.00e-02", "-", "2.00e-01"]
 
 
 def test_a_stage_with_both_kinds_of_batchnorm_shows_both() -> None:

@@ -23,7 +23,7 @@ from tl.freeze_plan import (
 from tl.freezing import FREEZING, freeze, trainable_names
 from tl.models import zoo
 from tl.models.network import Network
-from tl.models.stages import is_below
+from tl.models.stages import Stage, is_below
 from tl.optim import make_optimizer, parameter_groups
 
 
@@ -55,6 +55,11 @@ from tl.optim import make_optimizer, parameter_groups
             ["encoder.layers.encoder_layer_11", "encoder.ln", "heads.head"],
         ),
         ("alexnet", "last_stages(2)", ["classifier"]),
+        ("resnet18", "freeze_embed", [*(f"layer{i}" for i in range(1, 5)), "fc"]),
+        ("vit_b_16", "freeze_embed", ["encoder.layers", "encoder.ln", "heads.head"]),
+        ("convnext_tiny", "freeze_embed", [*(f"features.{i}" for i in range(1, 8)), "classifier"]),
+        ("resnet18", "surgical(layer1)", ["layer1", "fc"]),
+        ("squeezenet1_0", "surgical(stem)", ["features.0", "classifier.1"]),
     ],
 )
 def test_a_strategy_selects_exactly_these(
@@ -114,6 +119,12 @@ def test_bias_selects_the_biases_and_the_heads(architecture: str) -> None:
         ("last_stages(7)", "resnet18 has 6 stages: stem, layer1, layer2, layer3, layer4, head"),
         ("from_stage(layer5)", r"unknown stage 'layer5' .*Did you mean 'layer"),
         ("from_stage", "unknown stage"),
+        (
+            "surgical(layer5)",
+            r"'layer5' \(surgical, resnet18\)\. Did you mean 'layer",
+        ),
+        ("surgical", "unknown stage"),
+        ("freeze_embed(1)", "freeze_embed takes no argument"),
         ("regex(()", "not a regular expression"),
         ("regex(no_such)", "matches no parameter of resnet18. Its parameters are conv1.weight"),
         ("regex()", "matches no parameter"),
@@ -123,6 +134,13 @@ def test_bias_selects_the_biases_and_the_heads(architecture: str) -> None:
 def test_a_strategy_that_means_nothing_is_refused(train: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         trainable_names(on_meta("resnet18"), train)
+
+
+def test_all_but_the_first_of_one_stage_is_nothing() -> None:
+    network = toy()
+    network.stages = (Stage("all", ("one",), ("one", "two", "hidden", "fc")),)
+    with pytest.raises(UserError, match="train: freeze_embed leaves nothing to train"):
+        trainable_names(network, "freeze_embed")
 
 
 def test_a_strategy_from_outside_is_used_and_checked(
@@ -337,7 +355,8 @@ def test_frozen_parameters_never_reach_the_optimizer() -> None:
 
 def test_every_strategy_has_a_test_above() -> None:
     assert set(FREEZING) == {
-        "full", "head", "last_stages", "from_stage", "regex", "norm", "bias",
+        "full", "head", "last_stages", "from_stage", "regex", "norm", "bias", "freeze_embed",
+        "surgical",
     }  # fmt: skip
 
 

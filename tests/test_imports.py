@@ -25,6 +25,7 @@ LAYERS = [
     {"config_help", "slurm"},
     {"arguments"},
     {"phases", "mistakes", "paths", "cache_folder"},
+    {"strategies"},
     {"config", "yaml12", "atomic", "file_lock", "command", "randomness", "heap"},
     {"errors"},
 ]
@@ -96,8 +97,8 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 LIGHT = [
-    "tl.errors", "tl.yaml12", "tl.config", "tl.mistakes", "tl.phases", "tl.paths", "tl.arguments",
-    "tl.config_help", "tl.command", "tl.engine.cache_command",
+    "tl.errors", "tl.yaml12", "tl.config", "tl.mistakes", "tl.strategies", "tl.phases", "tl.paths",
+    "tl.arguments", "tl.config_help", "tl.command", "tl.engine.cache_command",
     *(name for name in MODULES if name.split(".")[0] == "launch"),
 ]  # fmt: skip
 

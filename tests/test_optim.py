@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from freezing_toys import on_meta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -18,7 +20,13 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
+from tl.arguments import load
 from tl.config import OptimizerConfig, ScheduleConfig
+from tl.engine import checkpoint
+from tl.errors import UserError
+from tl.freeze_plan import freeze_plan
+from tl.freezing import freeze, trainable_names
+from tl.models.network import Network
 from tl.optim import lr_factor, make_optimizer, parameter_groups, set_lr
 
 TOTAL, PER_EPOCH = 60, 6
@@ -212,3 +220,135 @@ def test_set_lr_scales_every_groups_own_rate_and_returns_the_highest() -> None:
     set_lr(optimizer, 0.1)
     assert set_lr(optimizer, 0.5) == 0.2  # of the base, not of the rate before
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.2]
+
+
+# ------------------------------------------------------------------------ a rate for each group
+
+DEPTHS = {"0.weight": 1, "0.bias": 1, "2.weight": 0, "2.bias": 0}
+RATED = OptimizerConfig(lr=0.3, layer_decay=0.4, head_factor=5, weight_decay=0.1)
+
+
+def rates_of(groups: list[dict[str, Any]], key: str = "lr") -> dict[str, float]:
+    return {name: group[key] for group in groups for name in group["names"]}
+
+
+def named(network: Network) -> list[tuple[str, nn.Parameter]]:
+    return list(network.model.named_parameters())
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "squeezenet1_0", "vit_b_16", "googlenet"])
+@pytest.mark.parametrize("train", ["full", "last_stages(3)", "norm", "bias", "surgical({first})"])
+def test_a_rate_is_that_of_its_depth_whatever_else_trains(architecture: str, train: str) -> None:
+    """The closed form: lr * layer_decay ** depth, and lr * head_factor for the head."""
+    network = on_meta(architecture)
+    freeze(network, trainable_names(network, train.format(first=network.stages[0].name)))
+    found = rates_of(parameter_groups(named(network), RATED, network.depth_of))
+    names = [stage.name for stage in network.stages]
+    expected = {}
+    for name, parameter in named(network):
+        if parameter.requires_grad:
+            depth = len(names) - 1 - names.index(network.stage_of(name))
+            expected[name] = 0.3 * 0.4**depth if depth else 0.3 * 5
+    assert found == pytest.approx(expected, rel=1e-15)
+    plan = freeze_plan(network, found)
+    for row, depth in zip(plan, range(len(names))[::-1], strict=True):
+        rate = 0.3 * 0.4**depth if depth else 1.5
+        assert (row.depth, row.lr) == (depth, f"{rate:.2e}" if row.trainable else "-")
+
+
+def test_a_stage_is_as_many_times_slower_as_its_strategy_says() -> None:
+    network = on_meta("resnet18")
+    for strategy, factor in {"discriminative": 2.6, "layer_decay(0.8)": 1 / 0.8}.items():
+        (phase,) = load(None, [f"strategy={strategy}"], environ={}).phases
+        found = rates_of(parameter_groups(named(network), phase.optimizer, network.depth_of))
+        biases = ["bn1.bias", *(f"layer{i}.0.bn1.bias" for i in range(1, 5)), "fc.bias"]
+        for before, after in pairwise(biases):
+            assert found[after] / found[before] == pytest.approx(factor, rel=1e-12)
+        assert found["fc.bias"] == phase.optimizer.lr
+
+
+@settings(max_examples=50, deadline=None)
+@given(schedules, st.integers(1, 40), st.integers(1, 9))
+def test_every_schedule_scales_every_rate_alike(
+    schedule: ScheduleConfig, total: int, per_epoch: int
+) -> None:
+    groups = parameter_groups(toy().named_parameters(), RATED, DEPTHS.__getitem__)
+    optimizer = make_optimizer(groups, RATED)
+    for step in range(total):
+        factor = lr_factor(schedule, step, total, per_epoch)
+        assert set_lr(optimizer, factor) == 0.3 * 5 * factor
+        found = rates_of(optimizer.param_groups)
+        assert found["0.weight"] == found["0.bias"] == 0.3 * 0.4 * factor
+        assert found["2.weight"] == found["2.bias"] == 0.3 * 5 * factor
+
+
+def test_what_is_of_no_stage_counts_as_the_heads() -> None:
+    network = on_meta("resnet18")
+    own = [("strength", nn.Parameter(torch.zeros(())))]
+    found = rates_of(parameter_groups([*named(network), *own], RATED, network.depth_of))
+    assert found["strength"] == found["fc.weight"] == 1.5
+
+
+def test_one_rate_and_decay_is_one_group() -> None:
+    network = on_meta("resnet18")
+    for config in (OptimizerConfig(), OptimizerConfig(weight_decay=0.1)):
+        assert len(parameter_groups(named(network), config, network.depth_of)) == 1
+    both = RATED.model_copy(update={"decay_norm_and_bias": False})
+    assert len(parameter_groups(named(network), both, network.depth_of)) == 6 * 2
+
+
+def test_weight_decay_is_left_off_for_norm_and_bias_where_that_is_asked_for() -> None:
+    network = on_meta("resnet18")
+    still = {
+        name
+        for module_name, module in network.model.named_modules()
+        if isinstance(module, nn.BatchNorm2d | nn.Linear)
+        for name in (f"{module_name}.bias", *([f"{module_name}.weight"] * hasattr(module, "eps")))
+    }
+    for asked in (True, False):
+        config = OptimizerConfig(weight_decay=0.1, decay_norm_and_bias=asked)
+        decay = rates_of(parameter_groups(named(network), config), "weight_decay")
+        assert decay == {n: 0.0 if n in still and not asked else 0.1 for n, _ in named(network)}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_groups_move_their_weights_as_torchs_own_do(optimizer: Any) -> None:
+    update = {"name": optimizer, "decay_norm_and_bias": False, "lr": 0.01}
+    config = RATED.model_copy(update=update)
+    ours, theirs = toy(), toy()
+    groups = parameter_groups(ours.named_parameters(), config, DEPTHS.__getitem__)
+    descend(ours, make_optimizer(groups, config))
+    plain = [
+        {"params": [theirs[0].weight], "lr": 0.01 * 0.4, "weight_decay": 0.1},
+        {"params": [theirs[0].bias], "lr": 0.01 * 0.4, "weight_decay": 0.0},
+        {"params": [theirs[2].weight], "lr": 0.05, "weight_decay": 0.1},
+        {"params": [theirs[2].bias], "lr": 0.05, "weight_decay": 0.0},
+    ]
+    made = torch.optim.SGD(plain, momentum=0.9) if optimizer == "sgd" else torch.optim.AdamW(plain)
+    descend(theirs, made)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_optimizer_state_is_found_again_by_name_in_groups_of_another_order(optimizer: Any) -> None:
+    config = RATED.model_copy(update={"name": optimizer})
+    model = toy()
+    before = make_optimizer(parameter_groups(model.named_parameters(), config), config)
+    descend(model, before, 3)
+    groups = parameter_groups(reversed(list(model.named_parameters())), config, DEPTHS.__getitem__)
+    after = make_optimizer(groups, config)
+    checkpoint.load_optimizer(after, checkpoint.optimizer_tensors(before))
+    assert len(after.param_groups) == 2
+    for parameter in model.parameters():
+        for key, value in before.state[parameter].items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(after.state[parameter][key]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("layer_decay", 2), ("layer_decay", 0), ("head_factor", 0), ("head_factor", -1)],
+)
+def test_factors_that_mean_nothing_are_refused(key: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"optimizer.{key}: must be (greater|less) than"):
+        load(None, [f"optimizer.{key}={value}"], environ={})

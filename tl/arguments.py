@@ -7,10 +7,11 @@ command line (``optimizer.lr=0.1``). For every value the place it came from is k
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tl.mistakes import (
 )
 from tl.paths import absolute, with_paths
 from tl.phases import expand
+from tl.strategies import Facts, Later, PartialPhase
 from tl.yaml12 import KeyPath
 
 Tree = dict[str, Any]
@@ -43,13 +45,19 @@ class Loaded:
     config: Config
     """Every key; `config.phases` are the phases if they were spelled out, None with a strategy."""
     phases: tuple[Phase, ...]
-    """The phases that will run, with every key filled in."""
+    """The phases that will run, with every key filled in; none yet where there is `later`."""
     own: tuple[Tree, ...]
     """What each of these was given itself, by the layers or by the strategy."""
     tree: Tree
     """What the layers gave, without defaults."""
     origins: Origins
     """Where each value of `tree` came from: ``file:line``, a variable or an argument."""
+    later: Later | None = None
+    """What makes the phases, where the strategy has to know network and data first; `spell_out`."""
+    of_phases: tuple[tuple[KeyPath, Any, str], ...] = ()
+    """Values for keys of those phases: path, value and origin."""
+    decided: Tree = field(default_factory=dict)
+    """Of such a strategy: its name, why it has these phases, and what was measured for that."""
 
     def values(self) -> Tree:
         """Every key but the phases, as a config may give them: steps or epochs, not both."""
@@ -106,23 +114,65 @@ def load(
             partial = expand(config.strategy, config)
         except UserError as error:
             raise UserError(f"{error} ({origins.get(('strategy',), 'default')})") from None
-        if for_expanded:
-            # An override of one phase spells the strategy out.
-            holder: Tree = {"phases": partial}
-            place = f"strategy {config.strategy}, {origins.get(('strategy',), 'default')}"
-            for i, phase in enumerate(partial):
-                _stamp(origins, ("phases", i), phase, place)
-            for path, value, origin in for_expanded:
-                _assign(holder, origins, path, value, origin)
-            tree["strategy"], tree["phases"] = None, holder["phases"]
-            origins["strategy",] = origins["phases",] = for_expanded[0][2]
-            partial = holder["phases"]
-            config = config.model_copy(update={"strategy": None})
-    else:
-        partial = tree["phases"]
+        if callable(partial):
+            of_phases = tuple(for_expanded)
+            return Loaded(with_paths(config), (), (), tree, origins, partial, of_phases)
+        if for_expanded:  # an override of one phase spells the strategy out
+            return _spelled_out(config, partial, for_expanded, tree, origins, for_expanded[0][2])
+        phases = _phases(partial, tree, origins)
+        return Loaded(with_paths(config), phases, tuple(partial), tree, origins)
+    return _with_phases(config, tree, origins)
+
+
+def spell_out(loaded: Loaded, facts: Facts) -> Loaded:
+    """The run with the phases that its strategy has for this network and data.
+
+    Raises:
+        UserError: it has none, or they are wrong.
+    """
+    assert loaded.later is not None
+    tree, origins = dict(loaded.tree), dict(loaded.origins)
+    place = origins.get(("strategy",), "default")
+    try:
+        spelled = loaded.later(facts)
+    except UserError as error:
+        raise UserError(f"{error} ({place})") from None
+    found = _spelled_out(
+        loaded.config, spelled.phases, loaded.of_phases, tree, origins, f"{place}, spelled out"
+    )
+    decided = {
+        "strategy": loaded.config.strategy,
+        "why": spelled.why,
+        "measured": dict(spelled.measured),
+    }
+    return replace(found, decided=decided)
+
+
+def _spelled_out(
+    config: Config,
+    partial: list[PartialPhase],
+    of_phases: Sequence[tuple[KeyPath, Any, str]],
+    tree: Tree,
+    origins: Origins,
+    place: str,
+) -> Loaded:
+    """The run with ``partial`` in place of its strategy; ``place`` is what spells it out."""
+    holder: Tree = {"phases": copy.deepcopy(partial)}
+    strategy = f"strategy {config.strategy}, {origins.get(('strategy',), 'default')}"
+    for i, phase in enumerate(holder["phases"]):
+        _stamp(origins, ("phases", i), phase, strategy)
+    for path, value, origin in of_phases:
+        _assign(holder, origins, path, value, origin)
+    tree["strategy"], tree["phases"] = None, holder["phases"]
+    origins["strategy",] = origins["phases",] = place
+    return _with_phases(config.model_copy(update={"strategy": None}), tree, origins)
+
+
+def _with_phases(config: Config, tree: Tree, origins: Origins) -> Loaded:
+    """The run of the phases that ``tree`` spells out."""
+    partial = tree["phases"]
     phases = _phases(partial, tree, origins)
-    if config.strategy is None:
-        config = config.model_copy(update={"phases": list(phases)})
+    config = config.model_copy(update={"phases": list(phases)})
     return Loaded(with_paths(config), phases, tuple(partial), tree, origins)
 
 

@@ -129,6 +129,13 @@ class OptimizerConfig(Keys):
     """decay rates of AdamW's two moments"""
     weight_decay: NonNegativeFloat = 0.0
     """L2 penalty of SGD, decoupled weight decay of AdamW"""
+    decay_norm_and_bias: bool = True
+    """false: no weight decay for what has one dimension, biases and weights of normalisation"""
+    layer_decay: ProperFraction = 1.0
+    """factor of the learning rate for each stage towards the images: a stage that is `depth` stages
+    before the head has lr * layer_decay ** depth"""
+    head_factor: PositiveFloat = 1.0
+    """the head's learning rate, as a multiple of lr"""
 
 
 class ScheduleConfig(Keys):
@@ -187,8 +194,8 @@ class Phase(Training):
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     """what the records call this phase"""
     train: str
-    """which part trains: full, head, last_stages(n), from_stage(name), regex(pattern), norm,
-    bias, or package.module:name"""
+    """which part trains: full, head, last_stages(n), from_stage(name), freeze_embed,
+    surgical(name), regex(pattern), norm, bias, or package.module:name"""
 
 
 class DataConfig(Keys):

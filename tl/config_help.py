@@ -75,6 +75,8 @@ def describe_config(loaded: Loaded) -> str:
         spelled_out = [line for i in range(len(loaded.phases)) for line in _phase(loaded, i, "")]
         pairs += [(f"# {line}", origin) for line, origin in [("phases:", ""), *spelled_out]]
     else:
+        if loaded.decided:
+            pairs.append((f"# {loaded.decided['why']}", ""))
         pairs.append(("phases:", loaded.origins.get(("phases",), "command line")))
         pairs += [line for i in range(len(loaded.phases)) for line in _phase(loaded, i, "# ")]
     pairs = [(text, " ".join(origin.split())) for text, origin in pairs]  # a comment is one line

@@ -20,6 +20,8 @@ class StagePlan:
     """One line of the freeze plan."""
 
     stage: str
+    depth: int
+    """how many stages before the head"""
     parameters: int
     trainable: int
     batch_norm: str
@@ -40,7 +42,7 @@ def freeze_plan(network: Network, lr_of: Mapping[str, float]) -> list[StagePlan]
     """
     network.train()
     rows = []
-    for stage in network.stages:
+    for depth, stage in zip(range(len(network.stages))[::-1], network.stages, strict=True):
         owned = {n: p for n, p in network.model.named_parameters() if stage.owns_name(n)}
         modes = {
             _mode(module)
@@ -51,10 +53,11 @@ def freeze_plan(network: Network, lr_of: Mapping[str, float]) -> list[StagePlan]
         rows.append(
             StagePlan(
                 stage=stage.name,
+                depth=depth,
                 parameters=sum(p.numel() for p in owned.values()),
                 trainable=sum(p.numel() for p in owned.values() if p.requires_grad),
                 batch_norm=", ".join(sorted(modes)) or "-",
-                lr=" to ".join(f"{rate:.1e}" for rate in {rates[0]: 0, rates[-1]: 0})
+                lr=" to ".join(f"{rate:.2e}" for rate in {rates[0]: 0, rates[-1]: 0})
                 if rates
                 else "-",
             )

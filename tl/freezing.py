@@ -70,6 +70,19 @@ def from_stage(network: Network, argument: str | None) -> Names:
     return _owned(network, names[names.index(argument) :])
 
 
+def freeze_embed(network: Network) -> Names:
+    """All but the first stage trains, a stem or an embedding of patches (Kumar et al., 2022)."""
+    return _owned(network, [stage.name for stage in network.stages[1:]])
+
+
+def surgical(network: Network, argument: str | None) -> Names:
+    """The named stage trains, and the head (Lee et al., ICLR 2023)."""
+    names = [stage.name for stage in network.stages]
+    if argument not in names:
+        raise unknown("stage", str(argument), names, f"surgical, {network.architecture}")
+    return _owned(network, [argument, names[-1]])
+
+
 def regex(network: Network, argument: str | None) -> Names:
     """The parameters whose names the pattern is found in train (`re.search`), and no others."""
     try:
@@ -108,6 +121,8 @@ FREEZING: dict[str, Callable[..., Iterable[str]]] = {
     "head": head,
     "last_stages": last_stages,
     "from_stage": from_stage,
+    "freeze_embed": freeze_embed,
+    "surgical": surgical,
     "regex": regex,
     "norm": norm,
     "bias": bias,

@@ -8,7 +8,7 @@ process).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,22 +17,43 @@ from torch import nn
 from tl.config import OptimizerConfig, ScheduleConfig
 
 
+def base_rate(config: OptimizerConfig, depth: int) -> float:
+    """The learning rate, at the top of the schedule, ``depth`` stages before the head.
+
+    ``lr * layer_decay ** depth``, and ``lr * head_factor`` for the head itself. Dividing by 2.6
+    from a layer to the one before is ULMFiT's discriminative fine-tuning (Howard and Ruder, ACL
+    2018); factors of 0.65 to 0.9 are what transformers are fine-tuned with (Clark et al., ICLR
+    2020; Bao et al., ICLR 2022).
+    """
+    return config.lr * (config.layer_decay**depth if depth else config.head_factor)
+
+
 def parameter_groups(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    config: OptimizerConfig,
+    depth_of: Callable[[str], int] = lambda name: 0,
 ) -> list[dict[str, Any]]:
     """Groups for an optimizer, of the parameters that train and of no others.
 
-    Each has ``names`` beside ``params``, and ``base_lr``, which the schedule scales.
+    Each has ``names`` beside ``params``, and ``base_lr``, which the schedule scales. Parameters of
+    one rate and one weight decay are one group: a fused optimizer takes a kernel for each.
+
+    Args:
+        depth_of: how many stages before the head a parameter is (`Network.depth_of`), whatever of
+            the stages trains. By default all are the head's.
     """
-    trained = [(name, p) for name, p in named_parameters if p.requires_grad]
-    return [
-        {
-            "params": [p for _, p in trained],
-            "names": [name for name, _ in trained],
-            "lr": config.lr,
-            "base_lr": config.lr,
-        }
-    ]
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad:
+            continue
+        rate = base_rate(config, depth_of(name))
+        decays = config.decay_norm_and_bias or parameter.ndim > 1
+        decay = config.weight_decay if decays else 0.0
+        new = {"params": [], "names": [], "lr": rate, "base_lr": rate, "weight_decay": decay}
+        group = groups.setdefault((rate, decay), new)
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
 
 
 def make_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -4,20 +4,21 @@ A strategy is a function of its argument and of the top-level training keys. It 
 phases as plain dictionaries that hold only what differs from those keys:
 
     strategy: last_stages(2)    ->    phases: [{name: last_stages, train: last_stages(2)}]
+
+Those of several phases, and those whose phases follow from the network or the data, are in
+`tl.strategies`.
 """
 
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
 from typing import Any
 
+from tl import strategies
 from tl.config import Training
 from tl.errors import UserError, unknown
-
-PartialPhase = dict[str, Any]
-Strategy = Callable[[str | None, Training], list[PartialPhase]]
+from tl.strategies import Later, PartialPhase, Strategy
 
 
 def parse_call(text: str, what: str) -> tuple[str, str | None]:
@@ -69,13 +70,24 @@ STRATEGIES: dict[str, Strategy] = {
         "regex": "regex(pattern): the parameters in whose names the pattern is found",
         "norm": "norm: normalisation layers and the head",
         "bias": "bias: all biases and the head",
+        "freeze_embed": "freeze_embed: all but the first stage, a stem or an embedding of patches",
     }.items()
+} | {
+    "lp_ft": strategies.lp_ft,
+    "bottleneck": strategies.bottleneck,
+    "gradual": strategies.gradual,
+    "discriminative": strategies.discriminative,
+    "layer_decay": strategies.layer_decay,
+    "surgical": strategies.surgical,
+    "auto": strategies.auto,
 }
 """The first line of a strategy's docstring is what ``--help`` shows."""
 
 
-def expand(strategy: str, training: Training) -> list[PartialPhase]:
+def expand(strategy: str, training: Training) -> list[PartialPhase] | Later:
     """The phases of a strategy, each holding only what differs from the top-level keys.
+
+    For one that has to know the network or the data it is what makes them of that.
 
     Raises:
         UserError: no such strategy; the nearest is offered.

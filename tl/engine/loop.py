@@ -69,7 +69,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
     # What an objective adds starts the same on every process.
     torch.manual_seed(seed_of("objective", config.seed, index))
     objective = objective_class(phase.objective)(network, phase).to(runtime.device)
-    groups = parameter_groups(objective.trained_parameters(), phase.optimizer)
+    groups = parameter_groups(objective.trained_parameters(), phase.optimizer, network.depth_of)
     optimizer = make_optimizer(groups, phase.optimizer)
     if resumed is not None:
         objective.load_own_state(checkpoint.part("objective", resumed))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
+from rich.table import Table
 
 from tl.arguments import Loaded
 from tl.config import Config
@@ -15,7 +17,7 @@ from tl.data.split import Source, some
 from tl.engine.feature_plan import plan_features
 from tl.engine.runtime import Runtime
 from tl.errors import printable
-from tl.freeze_plan import freeze_plan, random_and_frozen
+from tl.freeze_plan import StagePlan, freeze_plan, random_and_frozen
 from tl.freezing import freeze, trainable_names
 from tl.models import folders, saved, weights, zoo
 from tl.models.dropout import not_by_image
@@ -86,20 +88,10 @@ def show_plan(
     phase = loaded.phases[index]
     freeze(network, trainable_names(network, phase.train), phase.batch_norm)
     objective = objective_class(phase.objective)(network, phase)
-    groups = parameter_groups(objective.trained_parameters(), phase.optimizer)
+    groups = parameter_groups(objective.trained_parameters(), phase.optimizer, network.depth_of)
     lr_of = {name: group["base_lr"] for group in groups for name in group["names"]}
     rows = freeze_plan(network, lr_of)
-    totals = [sum(r.parameters for r in rows), sum(r.trainable for r in rows)]
-    console.show(
-        table(
-            f"phase {phase.name}: {phase.train} trains",
-            ["stage", "parameters", "trainable", "frozen", "BatchNorm", "learning rate"],
-            [
-                *((r.stage, r.parameters, r.trainable, r.frozen, r.batch_norm, r.lr) for r in rows),
-                ("all", *totals, totals[0] - totals[1], "", ""),
-            ],
-        )
-    )
+    console.show(_plan_table(f"phase {phase.name}: {phase.train} trains", rows))
     prefix = [stage.name for stage in network.stages[: network.frozen_prefix]]
     if prefix:
         console.say(f"frozen prefix, without autograd: {prefix[0]} to {prefix[-1]}")
@@ -131,6 +123,22 @@ def show_plan(
             "of each process, so losses depend on the number of processes"
         )
     console.say("")
+
+
+def _plan_table(title: str, rows: list[StagePlan]) -> Table:
+    """The freeze plan; with the depths that rates follow from, where there are several rates."""
+    columns = ["stage", "parameters", "trainable", "frozen", "BatchNorm", "learning rate"]
+    totals = [sum(row.parameters for row in rows), sum(row.trainable for row in rows)]
+    lines: list[list[Any]] = [
+        [row.stage, row.parameters, row.trainable, row.frozen, row.batch_norm, row.lr]
+        for row in rows
+    ]
+    lines.append(["all", *totals, totals[0] - totals[1], "", ""])
+    if len({row.lr for row in rows if row.trainable}) > 1:
+        columns.insert(1, "depth")
+        for line, depth in zip(lines, [*(row.depth for row in rows), None], strict=True):
+            line.insert(1, depth)
+    return table(title, columns, lines)
 
 
 def describe_source(source: Source) -> str:

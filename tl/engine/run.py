@@ -20,7 +20,7 @@ from tl.command import DONE, FAILURE, PREEMPTED, exit_code_of
 from tl.config import Config, TrackingConfig, seconds_of
 from tl.data.sources import open_source
 from tl.data.streams import BadImages, default_workers
-from tl.engine import run_dir, runtime
+from tl.engine import run_dir, runtime, strategy
 from tl.engine.agreement import Agreement
 from tl.engine.loop import train_phase
 from tl.engine.nonfinite import RollBack
@@ -72,10 +72,7 @@ def run(
     console = open_console() if here.is_main else open_console(run_dir.nowhere())
     if shared is None:
         console.say(here.describe())
-    for i, phase in enumerate(loaded.phases):
-        check_batch(phase, here.world_size)
-        with blamed_on(loaded.origins, "phases", i, "objective"):
-            objective_class(phase.objective)
+    check_phases(loaded, here)
     views = config.tracking if here.is_main else TrackingConfig(trackers=[])
     with blamed_on(loaded.origins, "tracking", "trackers"):
         trackers = open_trackers(views, console, config.disk_errors)
@@ -95,6 +92,15 @@ def run(
         here.first_on_each_node(lambda: published.download(config.model.name, config.model.weights))
     network, preprocessing, report = here.on_all(lambda: make_network(config, source))
     console.say(describe_weights(report))
+    if loaded.later is not None:
+        earlier = None if resume == "never" else folder
+        pretrained = report.loaded > 0
+        loaded = strategy.spell_out(
+            loaded, source, network, preprocessing, pretrained, earlier, here
+        )
+        config = loaded.config
+        console.say(loaded.decided["why"])
+        check_phases(loaded, here)
     for i, phase in enumerate(loaded.phases):
         with blamed_on(loaded.origins, "phases", i, "train"):
             trainable_names(network, phase.train)
@@ -148,9 +154,18 @@ def run(
         )
         check_length(this)
         run_id = here.on_main(lambda: run_dir.claim(folder, loaded))
+        here.on_main(lambda: strategy.record(folder, loaded))
         return carry_out(this, run_id, tensors)
     finally:
         lock.release()
+
+
+def check_phases(loaded: Loaded, here: Runtime) -> None:
+    """Raise UserError for what is wrong with a phase whatever the network; cheap."""
+    for i, phase in enumerate(loaded.phases):
+        check_batch(phase, here.world_size)
+        with blamed_on(loaded.origins, "phases", i, "objective"):
+            objective_class(phase.objective)
 
 
 def carry_out(this: Run, run_id: str, tensors: dict[str, Tensor] | None) -> dict[str, Any]:

@@ -99,6 +99,16 @@ class Network(nn.Module):
         """The stage a parameter or buffer of ``model`` belongs to; KeyError if there is none."""
         return owner(self.stages, parameter_name)
 
+    def depth_of(self, parameter_name: str) -> int:
+        """How many stages before the head the parameter is: 0 for the head's own.
+
+        So is one that no stage has, such as an objective's own: it starts as new as a head.
+        """
+        for depth, stage in enumerate(reversed(self.stages)):
+            if stage.owns_name(parameter_name):
+                return depth
+        return 0
+
     def _frozen(self, x: Tensor, start: int, stop: int) -> Tensor:
         with torch.no_grad():
             return run(self.stages[start : min(self.frozen_prefix, stop)], self.model, x)
