@@ -13,6 +13,7 @@ import pytest
 import torch
 from gloo_workers import GlooWorkers
 
+from launch import train
 from tl import yaml12
 from tl.arguments import load
 from tl.engine import gradient_norms, strategy
@@ -145,6 +146,17 @@ def test_alone_it_has_the_phases_that_the_run_has(name: str) -> None:
     assert alone.decided["why"] in said
     titles = re.findall(r"^phase (\S+): (\S+) trains", said, re.MULTILINE)
     assert [(phase.name, phase.train) for phase in alone.phases] == titles
+
+
+def test_print_config_spells_them_out_as_yaml_that_loads_to_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*COMMON, "strategy=surgical", "phases.0.clip_norm=3", "--print-config"]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "c.yaml").write_text(text)
+    (phase,) = load(tmp_path / "c.yaml", environ={}).phases
+    assert f"# surgical: {phase.train[9:-1]} has the highest" in text
+    assert phase.clip_norm == 3
 
 
 def test_the_plan_has_the_rate_of_each_depth() -> None:
