@@ -161,7 +161,7 @@ def record_length(run_dir: Path) -> int:
 
 
 def test_a_run_goes_on_after_kill_9(tmp_path: Path) -> None:
-    kill_and_go_on(tmp_path, kills=2, steps=8, seed=0)
+    kill_and_go_on(tmp_path, kills=1, steps=8, seed=0)
 
 
 @pytest.mark.slow

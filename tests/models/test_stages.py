@@ -24,11 +24,8 @@ SMALL = [
     "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11_bn", "vit_b_32",
 ]  # fmt: skip
 
-# They take seconds each, and are as their smaller brothers.
-LARGE = [
-    "convnext_large", "efficientnet_v2_l", "regnet_x_32gf", "regnet_y_128gf", "regnet_y_32gf",
-    "vit_h_14", "vit_l_16", "vit_l_32",
-]  # fmt: skip
+# All others are as these, and take a minute together.
+SMALL_FIRST = [pytest.param(n, marks=[] if n in SMALL else pytest.mark.slow) for n in NAMES]
 
 
 @pytest.fixture(autouse=True)
@@ -95,9 +92,7 @@ def images(name, batch=1):
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in NAMES]
-)
+@pytest.mark.parametrize("name", SMALL_FIRST)
 def test_stages_run_one_after_another_equal_the_network(name):
     model = fill(original(name)).eval()
     x = images(name)
@@ -130,7 +125,7 @@ def test_every_parameter_and_buffer_belongs_to_exactly_one_stage(name):
     assert len(stages) >= 5
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SMALL_FIRST)
 def test_the_head_is_all_that_follows_the_number_of_classes(name):
     with init_empty_weights(include_buffers=False), warnings.catch_warnings():
         warnings.simplefilter("error")
