@@ -150,7 +150,8 @@ def surgical(argument: str | None, training: Training) -> list[PartialPhase] | L
     """surgical(stage): that stage and the head; surgical: the stage of the highest gradient norm
 
     Lee et al., ICLR 2023. The norm of its gradient over that of its weights, over the training
-    images before training, says by itself how much a stage has to change.
+    images before training, says by itself how much a stage has to change. A new head's are those
+    that its random weights send; in the paper the classes stay, and so does the head.
     """
     del training
     if argument not in (None, "auto"):

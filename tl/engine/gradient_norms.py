@@ -21,8 +21,7 @@ from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
 
 MOST_IMAGES = 256
-"""Training images that are looked at; a pass forward and back of SqueezeNet over them took 15 s on
-two CPU cores."""
+"""Training images that are looked at. It takes as long as training everything on them once."""
 BATCH = 32
 
 

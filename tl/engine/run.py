@@ -96,7 +96,7 @@ def run(
         earlier = None if resume == "never" else folder
         pretrained = report.loaded > 0
         loaded = strategy.spell_out(
-            loaded, source, network, preprocessing, pretrained, earlier, here
+            loaded, source, network, preprocessing, pretrained, earlier, here, console.say
         )
         config = loaded.config
         console.say(loaded.decided["why"])

@@ -38,6 +38,7 @@ def spell_out(
     is_pretrained: bool,
     run_dir: Path | None,
     here: Runtime,
+    say: Callable[[str], None],
 ) -> Loaded:
     """The run with the phases of its strategy; called by all processes alike.
 
@@ -53,6 +54,7 @@ def spell_out(
         before = measured_before(run_dir, config.strategy) if run_dir is not None else {}
         if before.keys() == set(_stages(network)):
             return before
+        say(f"measuring the gradients of up to {gradient_norms.MOST_IMAGES} training images")
         return gradient_norms.measure(config, source, network, preprocessing, here.device)
 
     facts = _facts(
