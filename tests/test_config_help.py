@@ -145,8 +145,8 @@ def accepts(schema: dict[str, Any], value: Any) -> bool:
                     accepts(rule[key], item) for key, item in value.items() if key in rule
                 )
             case "additionalProperties":
-                assert rule is False
-                ok = not isinstance(value, dict) or not set(value) - set(schema["properties"])
+                assert isinstance(rule, bool)
+                ok = rule or not isinstance(value, dict) or not set(value) - set(schema["properties"])
             case "required":
                 ok = not isinstance(value, dict) or set(rule) <= set(value)
             case "items":
@@ -206,6 +206,15 @@ EXAMPLES = [
     {"time_limit": "soon"},
     {"time_limit": 90},
     {"nonfinite": "skip"},
+    {"objective": "l2_sp", "objective_options": {"alpha": 0.5}},
+    {"objective_options": 3},
+    {"class_weights": "balanced"},
+    {"class_weights": "effective(0.999)"},
+    {"class_weights": "effective(1)"},
+    {"class_weights": "effective"},
+    {"class_weights": "balanced(0.1)"},
+    {"phases": [{"train": "full", "mixup": 0.2, "cutmix": 1, "focal": 2}]},
+    {"mixup": -0.1},
     {"nonfinite": "skip(0)"},
 ]
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -188,6 +188,8 @@ def _phases(partial: Any, tree: Tree, origins: Origins) -> tuple[Phase, ...]:
             raise UserError(f"phases.{i} must hold keys such as name and train ({place})")
         keep_later_duration(own, ("phases", i), origins)
         merged = _merged(shared, own)
+        if merged.get("objective") != shared.get("objective"):  # its options are its own
+            merged["objective_options"] = own.get("objective_options", {})
         if own.keys() & {"epochs", "steps"}:  # the duration that stands nearer counts
             merged.pop("epochs" if own.get("steps") is not None else "steps", None)
         merged.setdefault("name", f"phase{i + 1}")
@@ -286,6 +288,8 @@ def _in_model(model: type[BaseModel], path: KeyPath) -> bool:
         return False
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
         return len(path) == 1 or _in_model(field.annotation, path[1:])
+    if get_origin(field.annotation) is dict:  # which keys it has, its owner knows
+        return True
     return all(isinstance(part, int) for part in path[1:])
 
 

@@ -59,6 +59,7 @@ def _from_to(scale: list[float]) -> list[float]:
 
 UNITS = r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?"
 CLOCK = r"(?:([0-9]+)-)?([0-9]+):([0-9]{2}):([0-9]{2})"
+BETA = r"0(?:\.[0-9]{1,15})?"
 POLICY = r"stop|(skip|rollback)\([1-9][0-9]*\)"
 
 
@@ -101,6 +102,28 @@ def _policy(text: str) -> str:
     return text
 
 
+def _class_weights(text: str) -> str:
+    parse_class_weights(text)
+    return text
+
+
+def parse_class_weights(text: str) -> tuple[str, float]:
+    """The name and beta of ``none``, ``balanced`` or ``effective(0.999)``; beta is 0 without one.
+
+    Raises:
+        ValueError: it is none of these, or beta is not from 0 to below 1.
+    """
+    name, _, beta = text.removesuffix(")").partition("(")
+    if text in ("none", "balanced"):
+        return text, 0.0
+    if name == "effective" and text.endswith(")") and re.fullmatch(BETA, beta):
+        return name, float(beta)
+    raise ValueError("must be none, balanced or effective(beta) with beta from 0 to below 1")
+
+
+ClassWeights = Annotated[
+    str, AfterValidator(_class_weights), _pattern("none|balanced", rf"effective\({BETA}\)")
+]
 NonfinitePolicy = Annotated[str, AfterValidator(_policy), _pattern(POLICY)]
 
 
@@ -167,9 +190,23 @@ class Training(Keys):
     gradient_accumulation: PositiveInt = 1
     """micro-batches in which a global batch is computed, one after another, to save memory"""
     objective: str = "supervised"
-    """what is minimised: a name, or package.module:name of your own"""
+    """what is minimised: supervised, l2_sp, delta, bss, co_tuning, lwf (docs/objectives.md says
+    what each is), or package.module:name of your own"""
+    objective_options: dict[str, Any] = {}
+    """numbers of the objective, such as {alpha: 0.1}; docs/objectives.md lists them. They belong to
+    the objective beside them: a phase with another objective does not take over the top level's"""
     label_smoothing: Decay = 0.0
     """share of each label that is spread over all classes"""
+    mixup: NonNegativeFloat = 0.0
+    """mix pairs of images and their labels in shares from Beta(mixup, mixup); 0: do not"""
+    cutmix: NonNegativeFloat = 0.0
+    """paste a box of one image of a pair into the other, its share of the area from Beta(cutmix,
+    cutmix); 0: do not. With mixup as well, each pair gets one of the two"""
+    class_weights: ClassWeights = "none"
+    """weights of the classes in the loss, from the number of training images of each: `balanced`
+    (1 / number), effective(beta) such as effective(0.999), or none"""
+    focal: NonNegativeFloat = 0.0
+    """gamma of the focal loss, which gives images that are easy already less weight; 0: none"""
     # Without it, recipes for networks with BatchNorm break those without: SqueezeNet fine-tuned on
     # 244 images at lr 0.001 has gradient norms of 180 to 340 in its first steps, after which its
     # ReLUs are dead. Validation accuracy 0.54, 0.46, 0.46 without (seeds 0, 1, 2), 0.90, 0.90,
@@ -186,6 +223,11 @@ class Training(Keys):
     crop and flip; `trivial`: standard and TrivialAugment"""
     crop_scale: Annotated[list[ProperFraction], _length(2), AfterValidator(_from_to)] = [0.08, 1.0]
     """share of the image's area that a random crop covers, from and to"""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 class Phase(Training):

@@ -24,6 +24,8 @@ def type_name(annotation: Any) -> str:
         return type_name(arguments[0])
     if origin is Literal:
         return " | ".join(map(str, arguments))
+    if origin is dict:
+        return "group"
     if origin is list:
         return f"list of {type_name(arguments[0])}"
     if origin in (Union, types.UnionType):
@@ -93,7 +95,7 @@ def _append(
 ) -> None:
     for key, value in values.items():
         here = (*path, key)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             pairs.append((f"{' ' * indent}{key}:", ""))
             _append(pairs, value, here, origins, indent + 2)
         else:
@@ -113,7 +115,7 @@ def _phase(loaded: Loaded, number: int, mark: str) -> list[tuple[str, str]]:
         for key, value in values.items():
             here, is_own = (*path, key), key in own
             start = " " * indent + ("" if is_own and own[key] != {} else mark)
-            if isinstance(value, dict):
+            if isinstance(value, dict) and value:
                 lines.append((f"{start}{key}:", ""))
                 add(value, own.get(key, {}), here, indent + 2)
             else:

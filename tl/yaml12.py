@@ -146,11 +146,12 @@ def dump(value: Any) -> str:
 
 
 def dump_inline(value: Any) -> str:
-    """The same on one line, for a scalar or a list of them."""
+    """The same on one line, for a scalar, a list of them or a group of them."""
+    holder = value if isinstance(value, dict) else [value]  # a scalar alone gets an end mark
     items = yaml.dump(
-        [value], Dumper=_Dumper, allow_unicode=True, default_flow_style=True, width=math.inf
-    )
-    return items.strip()[1:-1]
+        holder, Dumper=_Dumper, allow_unicode=True, default_flow_style=True, width=math.inf
+    ).strip()
+    return items if holder is value else items[1:-1]
 
 
 class _Dumper(yaml.SafeDumper):

@@ -35,6 +35,12 @@ def share(num: int, part: int, parts: int) -> slice:
     return slice(start, start + small + (part < extra))
 
 
+def share_of_pairs(num: int, part: int, parts: int) -> slice:
+    """The same, cut at even places only: items 2i and 2i + 1 are in one part."""
+    pairs = share((num + 1) // 2, part, parts)
+    return slice(min(2 * pairs.start, num), min(2 * pairs.stop, num))
+
+
 @dataclass(frozen=True)
 class TrainSampler:
     """The batches of one process for the steps ``first_step`` to ``last_step`` of a phase.
@@ -54,6 +60,8 @@ class TrainSampler:
     rank: int
     world_size: int
     gradient_accumulation: int = 1
+    pairs: bool = False
+    """images 2i and 2i + 1 of a micro-batch are on the same process, to be mixed with each other"""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -72,7 +80,7 @@ class TrainSampler:
         """How many images this process gets in a micro-batch, but for the last step of an epoch."""
         images, parts = self.images_in(0), self.micro_batches_in(0)
         micro_batches = (range(images)[share(images, part, parts)] for part in range(parts))
-        mine = (share(len(whole), self.rank, self.world_size) for whole in micro_batches)
+        mine = (self._share(len(whole)) for whole in micro_batches)
         return {max(1, part.stop - part.start) for part in mine}
 
     def __len__(self) -> int:
@@ -90,8 +98,13 @@ class TrainSampler:
             micro_batches = self.micro_batches_in(step)
             for micro_batch in range(micro_batches):
                 part = ids[share(len(ids), micro_batch, micro_batches)]
-                mine = part[share(len(part), self.rank, self.world_size)].tolist()
+                mine = part[self._share(len(part))].tolist()
                 yield [(epoch, i) for i in mine or [PADDING]]
+
+    def _share(self, num: int) -> slice:
+        """Which images of a micro-batch are this process's."""
+        cut = share_of_pairs if self.pairs else share
+        return cut(num, self.rank, self.world_size)
 
 
 @dataclass(frozen=True)

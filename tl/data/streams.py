@@ -24,6 +24,9 @@ Batch = dict[str, Any]
 weight (N,) float32, 1, or 0 for padding; and bad: list of (file, reason) of images that could not
 be decoded and are left out.
 
+mate (N,) int64, of images: the row of the other image of its pair, places 2i and 2i + 1 of what was
+asked for; its own row where that image is not there. Mixing is by this.
+
 start is 0; or it is the number of the stage that ``image`` goes into, which is then what the stages
 before it have made of the images, (N, …) float: see `tl.data.features`."""
 
@@ -74,6 +77,9 @@ class Images(Dataset):
         """Stack what could be read. What could not leaves the batch and nothing takes its place."""
         good = [item for item in items if item[0] is not None]
         bad = [(self.split.names[i], reason) for image, _, i, reason in items if reason]
+        # By places, not rows: an image that is left out must not move others into other pairs.
+        places = [place for place, item in enumerate(items) if item[0] is not None] or [0]
+        row_of = {place: row for row, place in enumerate(places)}
         # A process cannot sit a step out: with nothing to read it gets one empty image, weight 0.
         rows = good or [(self._empty(), 0, PADDING, "")]
         images, labels, ids, _ = zip(*rows, strict=True)
@@ -83,6 +89,7 @@ class Images(Dataset):
             "label": torch.tensor(labels),
             "id": torch.tensor(ids),
             "weight": torch.full((len(rows),), 1.0 if good else 0.0),
+            "mate": torch.tensor([row_of.get(place ^ 1, row) for place, row in row_of.items()]),
             "bad": bad,
             "start": 0,
         }

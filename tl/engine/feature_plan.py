@@ -12,6 +12,7 @@ from tl.data.features.folder import in_words
 from tl.data.features.layout import Layout
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
+from tl.objectives import why_images
 
 SUGGESTED_VIEWS = 8
 
@@ -56,13 +57,18 @@ def plan_features(
         return FeaturePlan(views, train=False, val=False, notes=(*notes, "features are not kept"))
     row = _row_bytes(network, preprocessing, half)
     num_train, num_val = images
+    not_features = why_images(phase)
     sizes = {"validation": num_val * row, "training": num_train * row * min(views or 1, epochs)}
     kept, left = {}, cache.max_bytes
     for part, size in sizes.items():
-        kept[part] = size <= left and (part == "validation" or views is not None)
+        of_images = not_features if part == "training" else ""
+        constant = part == "validation" or views is not None
+        kept[part] = size <= left and constant and not of_images
         if kept[part]:
             left -= size
             notes.append(f"features of {part} images are kept, {in_words(size)}")
+        elif of_images:
+            notes.append(f"features of training images are not kept: {of_images}")
         elif size > left:
             notes.append(
                 f"features of {part} images are not kept: they would take {in_words(size)}, and "

@@ -13,6 +13,7 @@ from tl.data.sampler import TrainSampler
 from tl.engine import checkpoint
 from tl.engine.command_age import seconds_since_command
 from tl.engine.compiling import compile_for
+from tl.engine.given import find_relationship
 from tl.engine.inputs import to_network
 from tl.engine.nonfinite import Guard, Policy, check_weights
 from tl.engine.phase_data import phase_data
@@ -25,7 +26,7 @@ from tl.freeze_plan import assert_unchanged, frozen_digests
 from tl.freezing import freeze, trainable_names
 from tl.metrics import Sums
 from tl.models.dropout import image_keys
-from tl.objectives import objective_class
+from tl.objectives import make_objective, objective_class
 from tl.optim import lr_factor, make_optimizer, parameter_groups, set_lr
 from tl.randomness import seed_of
 from tl.tracking.tracker import Metrics
@@ -59,6 +60,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         rank=runtime.rank,
         world_size=runtime.world_size,
         gradient_accumulation=phase.gradient_accumulation,
+        pairs=phase.mixes,
     )
 
     # What trains. A fresh objective, optimizer and DDP wrapper for every phase: parameters that
@@ -66,9 +68,12 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
     freeze(network, trainable_names(network, phase.train), phase.batch_norm)
     if resumed is None:
         progress.frozen = frozen_digests(network)
+    given = run.given
+    if "relationship" in objective_class(phase.objective).needs and given.relationship is None:
+        given.relationship = find_relationship(run)
     # What an objective adds starts the same on every process.
     torch.manual_seed(seed_of("objective", config.seed, index))
-    objective = objective_class(phase.objective)(network, phase).to(runtime.device)
+    objective = make_objective(network, phase, given).to(runtime.device)
     groups = parameter_groups(objective.trained_parameters(), phase.optimizer, network.depth_of)
     optimizer = make_optimizer(groups, phase.optimizer)
     if resumed is not None:

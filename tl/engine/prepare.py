@@ -19,13 +19,14 @@ from tl.engine.runtime import Runtime
 from tl.errors import printable
 from tl.freeze_plan import StagePlan, freeze_plan, random_and_frozen
 from tl.freezing import freeze, trainable_names
+from tl.mistakes import blamed_on
 from tl.models import folders, saved, weights, zoo
 from tl.models.dropout import not_by_image
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing, preprocessing_of, with_image_size
 from tl.models.stages import is_below
 from tl.models.weights import LoadReport
-from tl.objectives import objective_class
+from tl.objectives import Given, make_objective
 from tl.optim import parameter_groups
 from tl.paths import is_weights_path
 from tl.tracking.console import ConsoleTracker
@@ -75,6 +76,7 @@ def show_plan(
     index: int,
     source: Source,
     network: Network,
+    given: Given,
     preprocessing: Preprocessing,
     report: LoadReport,
     here: Runtime,
@@ -87,7 +89,8 @@ def show_plan(
     """
     phase = loaded.phases[index]
     freeze(network, trainable_names(network, phase.train), phase.batch_norm)
-    objective = objective_class(phase.objective)(network, phase)
+    with blamed_on(loaded.origins, "phases", index, "objective_options"):
+        objective = make_objective(network, phase, given)
     groups = parameter_groups(objective.trained_parameters(), phase.optimizer, network.depth_of)
     lr_of = {name: group["base_lr"] for group in groups for name in group["names"]}
     rows = freeze_plan(network, lr_of)

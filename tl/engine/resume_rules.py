@@ -59,7 +59,12 @@ PHASE: dict[str, Rule] = {
     "global_batch_size": "fatal",
     "gradient_accumulation": "warned",
     "objective": "fatal",
+    "objective_options": "warned",
     "label_smoothing": "warned",
+    "mixup": "warned",
+    "cutmix": "warned",
+    "class_weights": "warned",
+    "focal": "warned",
     "clip_norm": "warned",
     "batch_norm": "fatal",
     "optimizer.name": "fatal",
@@ -119,10 +124,10 @@ def changes(before: Loaded, now: Loaded, phase: int) -> list[Change]:
             found.append(Change("phases", ours, theirs, rule))
             break
         old, new = (_flat(loaded.phases[i].model_dump()) for loaded in (before, now))
-        for key in sorted(old):
-            if old[key] != new[key]:
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
                 rule = "fatal" if i < phase else rule_of(key, PHASE)
-                found.append(Change(f"phases.{i}.{key}", old[key], new[key], rule))
+                found.append(Change(f"phases.{i}.{key}", old.get(key), new.get(key), rule))
     return found
 
 

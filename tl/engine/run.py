@@ -22,6 +22,7 @@ from tl.data.sources import open_source
 from tl.data.streams import BadImages, default_workers
 from tl.engine import run_dir, runtime, strategy
 from tl.engine.agreement import Agreement
+from tl.engine.given import given_for
 from tl.engine.loop import train_phase
 from tl.engine.nonfinite import RollBack
 from tl.engine.prepare import describe_source, describe_weights, identity, make_network, show_plan
@@ -42,7 +43,7 @@ from tl.errors import PeerFailed, Preempted, UserError
 from tl.freezing import trainable_names
 from tl.mistakes import blamed_on
 from tl.models import published, saved, tensor_files, zoo
-from tl.objectives import objective_class
+from tl.objectives import check_options, objective_class
 from tl.tracking.console import ConsoleTracker, open_console
 from tl.tracking.status import LiveStatus, read_status, write_status
 from tl.tracking.tracker import RunInfo
@@ -101,10 +102,11 @@ def run(
         config = loaded.config
         console.say(loaded.decided["why"])
         check_phases(loaded, here)
+    given = here.on_all(lambda: given_for(loaded, source, network))
     for i, phase in enumerate(loaded.phases):
         with blamed_on(loaded.origins, "phases", i, "train"):
             trainable_names(network, phase.train)
-        show_plan(loaded, i, source, network, preprocessing, report, here, console)
+        show_plan(loaded, i, source, network, given, preprocessing, report, here, console)
     if dry_run:
         console.say("dry run: all of this checks out; nothing was trained or written")
         return {}
@@ -130,6 +132,7 @@ def run(
             progress.changes += [f"after step {progress.step}: {change}" for change in changed]
         progress.data, progress.precision = images, here.precision
         network.to(here.device).to(memory_format=torch.channels_last)
+        given.to(here.device)
         workers = config.data.workers
         bad_images = BadImages(config.data.bad_images, config.data.max_bad_images)
         bad_images.reasons.update(progress.bad_images)
@@ -150,6 +153,7 @@ def run(
             stop_requests=_stop_requests(config, folder, here, console),
             watchdog=Watchdog(here, folder, seconds_of(config.hang_timeout)),
             agreement=Agreement(here),
+            given=given,
             started=started - progress.wall_seconds,
         )
         check_length(this)
@@ -166,6 +170,7 @@ def check_phases(loaded: Loaded, here: Runtime) -> None:
         check_batch(phase, here.world_size)
         with blamed_on(loaded.origins, "phases", i, "objective"):
             objective_class(phase.objective)
+        check_options(phase, i, loaded.origins)
 
 
 def carry_out(this: Run, run_id: str, tensors: dict[str, Tensor] | None) -> dict[str, Any]:

@@ -247,11 +247,13 @@ def start(config: Config) -> Runtime:
 def check_batch(phase: Phase, world_size: int) -> None:
     """Raise UserError if a step would leave a process without an image."""
     micro_batches = phase.gradient_accumulation
-    if phase.global_batch_size < world_size * micro_batches:
+    least = world_size * micro_batches * (2 if phase.mixes else 1)
+    if phase.global_batch_size < least:
         cut = f" × gradient_accumulation={micro_batches}" if micro_batches > 1 else ""
+        pairs, need = (" × 2 images to mix", "two images") if phase.mixes else ("", "one image")
         raise UserError(
             f"global_batch_size={phase.global_batch_size} is smaller than the number of processes, "
-            f"{world_size}{cut}: give each at least one image, or start fewer processes"
+            f"{world_size}{cut}{pairs}: give each at least {need}, or start fewer processes"
         )
 
 

@@ -25,6 +25,7 @@ from tl.engine.writer import Writer
 from tl.errors import UserError
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
+from tl.objectives.objective import Given
 from tl.tracking.console import ConsoleTracker
 from tl.tracking.status import LiveStatus
 from tl.tracking.trackers import Trackers
@@ -136,6 +137,8 @@ class Run:
     started: float
     """What `time.perf_counter` would have been at the start, had the run never been interrupted."""
     agreement: Agreement
+    given: Given = field(default_factory=Given)
+    """What objectives take besides the network."""
     seconds_to_first_step: float | None = None
     """From the command to the end of the first step that this process trained."""
     writer: Writer = field(default_factory=Writer)

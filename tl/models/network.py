@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -70,16 +70,36 @@ class Network(nn.Module):
         One trains if it is in training mode and has a parameter that requires a gradient; in eval
         mode the list is empty.
         """
+        logits, auxiliary, _ = self.forward_with_stages(x, start)
+        return logits, auxiliary
+
+    def forward_with_stages(
+        self, x: Tensor, start: int = 0, keep: Collection[str] = ()
+    ) -> tuple[Tensor, list[tuple[float, Tensor]], dict[str, Tensor]]:
+        """What `forward_with_aux` returns, and the outputs (N, …) of the stages named in ``keep``.
+
+        Those of the frozen prefix are constants. With ``start`` there is nothing of the stages
+        before the one whose output goes in.
+        """
         _check_input(x, start)
-        x = self._frozen(x, start, len(self.stages))
-        auxiliary = []
+        auxiliary, kept = [], {}
+        if start and self.stages[start - 1].name in keep:
+            kept[self.stages[start - 1].name] = x
+        cut = max(start, self.frozen_prefix)
+        with torch.no_grad():
+            for stage in self.stages[start:cut]:
+                x = run_stage(stage, self.model, x)
+                if stage.name in keep:
+                    kept[stage.name] = x
         # An auxiliary classifier's parameters belong to its stage, so none that trains hangs on a
         # stage of the frozen prefix.
-        for stage in self.stages[max(start, self.frozen_prefix) :]:
+        for stage in self.stages[cut:]:
             x = run_stage(stage, self.model, x)
+            if stage.name in keep:
+                kept[stage.name] = x
             if stage.aux and self._trains(stage.aux.name):
                 auxiliary.append((stage.aux.weight, self.model.get_submodule(stage.aux.name)(x)))
-        return x, auxiliary
+        return x, auxiliary, kept
 
     def features(self, x: Tensor, upto: int) -> Tensor:
         """The output of the first ``upto`` stages for images ``x`` (N, 3, H, W)."""

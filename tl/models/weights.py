@@ -54,6 +54,18 @@ def load(
     """
     if weights is None:
         return LoadReport("random weights", 0, tuple(network.model.state_dict()), ())
+    state, source, final_relu = read(network, weights, fetch)
+    report = fit(network, state, source, keep_head)
+    if keep_head and "final_relu" in network.arguments:
+        set_final_relu(network, final_relu)
+    return report
+
+
+def read(network: Network, weights: str, fetch: bool = True) -> tuple[dict[str, Tensor], str, bool]:
+    """The tensors of ``weights`` for ``network``, where they are from, and SqueezeNet's final ReLU.
+
+    Names are as they are today; see ``load``.
+    """
     final_relu = True  # SqueezeNet as published
     if is_weights_path(weights):
         path = Path(weights).expanduser()
@@ -67,10 +79,7 @@ def load(
             raise published.not_downloaded(network.architecture, weights, "fetch is off")
         state = published.fetch(network.architecture, weights, network.arguments)
         source = f"{network.architecture} {weights}"
-    report = fit(network, state, source, keep_head)
-    if keep_head and "final_relu" in network.arguments:
-        set_final_relu(network, final_relu)
-    return report
+    return _renamed(state), source, final_relu
 
 
 def fit(network: Network, state: dict[str, Tensor], source: str, keep_head: bool) -> LoadReport:

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
-from tl.config import Phase
+from tl.config import Keys, Phase
 from tl.data.streams import Batch
 from tl.models.network import Network
+from tl.models.source_head import SourceHead
+
+Need = Literal["images", "pretrained", "source_head", "relationship"]
+
+
+@dataclass
+class Given:
+    """What a run has for its objectives besides the network: a function of the config and the data.
+
+    It is the same on every process and after a resume, is never trained and is in no checkpoint.
+    What no phase's objective asks for (`Objective.needs`) is None.
+    """
+
+    class_counts: Tensor | None = None
+    """int64 (C,): training images of each class"""
+    pretrained: Network | None = None
+    """the network as the weights left it, before the run's first step; in eval mode, frozen"""
+    source_head: SourceHead | None = None
+    """the classification layer that the weights came with"""
+    relationship: Tensor | None = None
+    """float32 (C, S): how the pretrained network's S classes are spread over each class's images;
+    computed just before the first phase that asks for it, see `tl.objectives.co_tuning`"""
+
+    def to(self, device: torch.device) -> None:
+        """Move all of it, in place."""
+        for module in (self.pretrained, self.source_head):
+            if module is not None:
+                module.to(device).to(memory_format=torch.channels_last)
+        if self.relationship is not None:
+            self.relationship = self.relationship.to(device)
 
 
 class Objective(nn.Module):
@@ -18,10 +50,19 @@ class Objective(nn.Module):
     the mixed-precision wrapper always fit what trains in that phase.
     """
 
-    def __init__(self, network: Network, phase: Phase) -> None:
+    Options: ClassVar[type[Keys]] = Keys
+    """What a phase's ``objective_options`` may hold, with defaults: a group of keys."""
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """What it takes from `Given`; ``images``: it looks at the images themselves, so that it cannot
+    be given cached features in their place."""
+
+    def __init__(self, network: Network, phase: Phase, given: Given | None = None) -> None:
         super().__init__()
         self.network = network
         self.phase = phase
+        self.options: Any = self.Options.model_validate(phase.objective_options)
+        # No module of this one: it would be wrapped, checkpointed and set to train.
+        self.given = given or Given()
 
     def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The loss of this process's share of a global batch.
@@ -62,3 +103,13 @@ class Objective(nn.Module):
 def weighted_share(values: Tensor, batch: dict[str, Any]) -> Tensor:
     """This share's part of the global mean of ``values`` (N,): padding is worth nothing."""
     return (values * batch["weight"]).sum() / batch["global_count"]
+
+
+def share_of(value: Tensor, batch: dict[str, Any]) -> Tensor:
+    """This share's part of a scalar that all processes have alike, such as a penalty on weights.
+
+    It is by the number of images. So the parts sum up to ``value`` over processes; and over
+    micro-batches too, to the mean over images if it differs between these.
+    """
+    part = batch["weight"].double().sum() / batch["global_count"]
+    return value * part.to(value.dtype)
