@@ -146,7 +146,8 @@ def accepts(schema: dict[str, Any], value: Any) -> bool:
                 )
             case "additionalProperties":
                 assert isinstance(rule, bool)
-                ok = rule or not isinstance(value, dict) or not set(value) - set(schema["properties"])
+                known = set(schema.get("properties", ()))
+                ok = rule or not isinstance(value, dict) or not set(value) - known
             case "required":
                 ok = not isinstance(value, dict) or set(rule) <= set(value)
             case "items":

@@ -80,7 +80,7 @@ def box(share: Tensor, u: Tensor, v: Tensor, size: torch.Size) -> tuple[Tensor, 
     row = torch.arange(size[0], device=share.device)
     across = (column >= left[:, None]) & (column < right[:, None])
     down = (row >= top[:, None]) & (row < bottom[:, None])
-    area = (right - left) * (bottom - top)
+    area = ((right - left) * (bottom - top)).to(share.dtype)
     return down[:, :, None] & across[:, None, :], 1 - area / (size[0] * size[1])
 
 
