@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tl import yaml12
 from tl.arguments import Loaded, load
 from tl.config import Config
+from tl.config_help import describe_config
 from tl.errors import UserError
 from tl.mistakes import dotted
 from tl.yaml12 import KeyPath
@@ -387,3 +388,28 @@ def test_loading_a_config_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_options_of_an_objective_are_merged_and_belong_to_the_objective_beside_them(
+    file: Path,
+) -> None:
+    file.write_text(
+        "objective: l2_sp\nobjective_options: {alpha: 0.5, beta: 0.1}\n"
+        "phases:\n"
+        "  - {train: head}\n"
+        "  - {train: full, objective_options: {beta: 0.2}}\n"
+        "  - {train: full, objective: bss}\n"
+        "  - {train: full, objective: bss, objective_options: {k: 2}}\n"
+    )
+    loaded = load(file, ["objective_options.alpha=0.7", "phases.3.objective_options.eta=1"], {})
+    assert [phase.objective_options for phase in loaded.phases] == [
+        {"alpha": 0.7, "beta": 0.1},
+        {"alpha": 0.7, "beta": 0.2},
+        {},
+        {"k": 2, "eta": 1},
+    ]
+    again = file.with_name("resolved.yaml")
+    again.write_text(loaded.to_yaml())
+    assert load(again, [], {}).phases == loaded.phases
+    again.write_text(describe_config(loaded))
+    assert load(again, [], {}).phases == loaded.phases

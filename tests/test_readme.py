@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tl.arguments import load
+from tl.mistakes import leaves
+from tl.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -81,3 +83,16 @@ def test_the_readmes_phases_load(tmp_path: Path) -> None:
 )
 def test_what_the_readme_points_to_is_there(name: tuple[str, str]) -> None:
     assert (ROOT / (name[0] or name[1])).exists()
+
+
+def test_the_table_of_objectives_has_every_option_with_its_default() -> None:
+    table = (ROOT / "docs" / "objectives.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", table, re.MULTILINE))
+    assert rows.keys() == OBJECTIVES.keys()
+    for name, objective in OBJECTIVES.items():
+        options = rows[name].split(" | ")[-2]
+        defaults = {str(path[0]): field.default for path, field in leaves(objective.Options)}
+        told = dict(re.findall(r"`(\w+)` (\S+?)(?:,|$)", options.strip()))
+        assert told == {n: "null" if d is None else str(d) for n, d in defaults.items()}, name
+        for _, field in leaves(objective.Options):
+            assert field.description

@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl.data.sampler import PADDING, EvaluationSampler, TrainSampler, epoch_order, share
+from tl.data.sampler import (
+    PADDING,
+    EvaluationSampler,
+    TrainSampler,
+    epoch_order,
+    share,
+    share_of_pairs,
+)
 
 worlds = st.integers(1, 5)
 seeds = st.integers(0, 2**64)
@@ -50,6 +57,25 @@ def test_shares_cover_all_and_differ_by_at_most_one(num: int, world: int) -> Non
     parts = [list(range(num)[share(num, rank, world)]) for rank in range(world)]
     assert list(chain(*parts)) == list(range(num))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@given(st.integers(0, 200), worlds)
+def test_shares_of_pairs_cover_all_and_part_no_pair(num: int, world: int) -> None:
+    parts = [list(range(num)[share_of_pairs(num, rank, world)]) for rank in range(world)]
+    assert list(chain(*parts)) == list(range(num))
+    pairs = [{i // 2 for i in part} for part in parts]
+    assert sum(map(len, pairs)) == len(set().union(*pairs))
+    assert max(map(len, pairs)) - min(map(len, pairs)) <= 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(samplers(), worlds)
+def test_pairs_change_no_step_and_no_micro_batch(sampler: TrainSampler, world: int) -> None:
+    plain = list(replace(sampler, world_size=1, rank=0))
+    mixed = of_all_ranks(replace(sampler, pairs=True), world)
+    flat = [[batch for step in rank for batch in step] for rank in mixed]
+    joined = [list(chain(*map(without_padding, parts))) for parts in zip(*flat, strict=True)]
+    assert joined == plain
 
 
 @settings(max_examples=150, deadline=None)

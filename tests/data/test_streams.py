@@ -105,6 +105,16 @@ def test_a_share_of_bad_images_alone_is_one_empty_image_of_no_weight(workers: in
     assert batch["bad"] == [("1.png", "1.png: truncated"), ("3.png", "3.png: truncated")]
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.sets(st.integers(0, 8)))
+def test_an_image_that_is_left_out_moves_no_other_into_another_pair(n: int, bad: set[int]) -> None:
+    (batch,) = batches(split(n, bad), [[(0, i) for i in range(n)]])
+    ids = batch["id"].tolist()
+    for row, mate in enumerate(batch["mate"].tolist()):
+        alone = ids[row] ^ 1 not in ids
+        assert ids[mate] == (ids[row] if alone else ids[row] ^ 1)
+
+
 def test_padding_is_no_bad_image() -> None:
     (batch,) = batches(split(5), [[(0, PADDING)]])
     assert (batch["weight"].tolist(), batch["bad"]) == ([0.0], [])

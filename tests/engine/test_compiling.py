@@ -71,9 +71,14 @@ def test_loss_gradients_and_dropout_are_those_without_and_it_is_compiled_once() 
     global_batch_size=st.integers(4, 20),
     gradient_accumulation=st.integers(1, 3),
     world_size=st.integers(1, 4),
+    pairs=st.booleans(),
 )
 def test_sizes_of_full_steps_are_those_that_the_sampler_gives(
-    num_images: int, global_batch_size: int, gradient_accumulation: int, world_size: int
+    num_images: int,
+    global_batch_size: int,
+    gradient_accumulation: int,
+    world_size: int,
+    pairs: bool,
 ) -> None:
     for rank in range(world_size):
         sampler = TrainSampler(
@@ -86,6 +91,7 @@ def test_sizes_of_full_steps_are_those_that_the_sampler_gives(
             rank=rank,
             world_size=world_size,
             gradient_accumulation=gradient_accumulation,
+            pairs=pairs,
         )
         first_step = itertools.islice(sampler, sampler.micro_batches_in(0))
         assert sampler.sizes_of_full_steps() == {len(keys) for keys in first_step}

@@ -55,6 +55,8 @@ def test_no_change_is_none() -> None:
         ("phases.1.optimizer.lr=0.5", "phases.1.optimizer.lr", "warned"),
         ("phases.2.schedule.name=step", "phases.2.schedule.name", "warned"),
         ("phases.1.epochs=9", "phases.1.epochs", "warned"),
+        ("phases.1.mixup=0.2", "phases.1.mixup", "warned"),
+        ("phases.1.objective_options={k: 3}", "phases.1.objective_options.k", "warned"),
         ("mixed_precision=bf16", "mixed_precision", "warned"),
         ("data.workers=3", "data.workers", "free"),
         ("checkpoint.every_steps=5", "checkpoint.every_steps", "free"),

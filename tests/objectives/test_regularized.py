@@ -16,7 +16,7 @@ from torch import Tensor
 from tl.config import Phase
 from tl.errors import UserError
 from tl.freezing import freeze, trainable_names
-from tl.objectives import OBJECTIVES, Objective, check_options, make_objective
+from tl.objectives import OBJECTIVES, Objective, check_options, make_objective, why_images
 from tl.objectives.bss import smallest
 
 # Float64 sums in another order.
@@ -208,3 +208,22 @@ def test_a_stage_that_there_is_not_is_refused_with_the_nearest() -> None:
     phase = Phase(name="p", train="full", objective="delta", objective_options=options)
     with pytest.raises(UserError, match=r"unknown stage 'bdy'.*Did you mean 'body'"):
         make_objective(toy(0), phase, given())
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({}, ""),
+        ({"objective": "l2_sp"}, ""),
+        ({"objective": "bss"}, ""),
+        ({"objective": "co_tuning"}, ""),
+        ({"objective": "lwf"}, "objective=lwf sends images"),
+        ({"objective": "delta"}, "objective=delta sends images"),
+        ({"mixup": 0.1}, "mixup mixes images"),
+        ({"cutmix": 0.1}, "cutmix mixes images"),
+    ],
+)
+def test_what_looks_at_images_is_given_no_cached_features(keys: dict[str, Any], why: str) -> None:
+    found = why_images(Phase(name="p", train="head", **keys))
+    assert found.startswith(why)
+    assert bool(found) == bool(why)
