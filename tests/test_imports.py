@@ -20,7 +20,7 @@ LAYERS = [
     {"engine"},
     {"objectives", "tracking"},
     {"data", "freeze_plan"},
-    {"freezing"},
+    {"freezing", "ema"},
     {"models", "optim", "metrics"},
     {"config_help", "slurm"},
     {"arguments"},

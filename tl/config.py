@@ -213,6 +213,9 @@ class Training(Keys):
     # 0.89 with it.
     clip_norm: PositiveFloat | None = 1.0
     """largest norm of the gradient of all trained parameters together; null: no limit"""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """evaluate, keep and hand on to the next phase an exponential moving average of what trains,
+    with this decay (such as 0.999); null: none"""
     batch_norm: Literal["train", "frozen", "sync"] = "train"
     """`frozen`: BatchNorm keeps its statistics also where its layer trains; `sync`: it takes them
     over the images of all processes, so that their number does not matter"""
@@ -237,7 +240,8 @@ class Phase(Training):
     """what the records call this phase"""
     train: str
     """which part trains: full, head, last_stages(n), from_stage(name), freeze_embed,
-    surgical(name), regex(pattern), norm, bias, or package.module:name"""
+    surgical(name), regex(pattern), norm, bias, lora(r), lora(r, pattern), or
+    package.module:name"""
 
 
 class DataConfig(Keys):

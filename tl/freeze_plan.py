@@ -23,6 +23,7 @@ class StagePlan:
     depth: int
     """how many stages before the head"""
     parameters: int
+    """adapters counted"""
     trainable: int
     batch_norm: str
     """``train``, ``sync``, ``frozen``, several of these, or ``-`` (none in this stage)."""
@@ -43,7 +44,7 @@ def freeze_plan(network: Network, lr_of: Mapping[str, float]) -> list[StagePlan]
     network.train()
     rows = []
     for depth, stage in zip(range(len(network.stages))[::-1], network.stages, strict=True):
-        owned = {n: p for n, p in network.model.named_parameters() if stage.owns_name(n)}
+        owned = {n: p for n, p in network.named_weights() if stage.owns_name(n)}
         modes = {
             _mode(module)
             for name, module in network.model.named_modules()

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl.errors import UserError, brief, unknown
+from tl.models.lora import lora
 from tl.models.network import Network, head_parameters
 from tl.models.stages import Stage, is_below
 from tl.models.synced_batch_norm import separate, synchronize
@@ -126,6 +127,7 @@ FREEZING: dict[str, Callable[..., Iterable[str]]] = {
     "regex": regex,
     "norm": norm,
     "bias": bias,
+    "lora": lora,
 }
 
 
@@ -168,7 +170,7 @@ def _owned(network: Network, stages: Iterable[str]) -> Names:
 
 
 def freeze(network: Network, names: Names, batch_norm: str = "train") -> None:
-    """Let exactly the parameters ``names`` train, and derive the rest.
+    """Let exactly the parameters ``names`` train, and the adapters if there are any.
 
     Modules stay in eval mode when nothing in their stage trains. Inside a stage that trains that is
     narrowed to BatchNorm: one whose own weight is frozen keeps its statistics, and with
@@ -178,7 +180,8 @@ def freeze(network: Network, names: Names, batch_norm: str = "train") -> None:
     """
     for name, parameter in network.model.named_parameters():
         parameter.requires_grad_(name in names)
-    training = {network.stage_of(name) for name in names}
+    adapted = network.adapters.targets if network.adapters is not None else ()
+    training = {network.stage_of(name) for name in (*names, *adapted)}
     network.frozen_prefix = [stage.name in training for stage in network.stages].index(True)
     auxiliary = {stage.aux.name for stage in network.stages if stage.aux}
     still = set()

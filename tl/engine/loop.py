@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from tl.data.sampler import TrainSampler
+from tl.ema import Ema
 from tl.engine import checkpoint
 from tl.engine.command_age import seconds_since_command
 from tl.engine.compiling import compile_for
@@ -17,7 +18,7 @@ from tl.engine.given import find_relationship
 from tl.engine.inputs import to_network
 from tl.engine.nonfinite import Guard, Policy, check_weights
 from tl.engine.phase_data import phase_data
-from tl.engine.saving import finish_writing, raise_failure, save_checkpoint
+from tl.engine.saving import finish_writing, make_up_best, raise_failure, save_checkpoint
 from tl.engine.state import Run, Stopwatch
 from tl.engine.validate import validate
 from tl.engine.wishes import wishes
@@ -26,6 +27,7 @@ from tl.freeze_plan import assert_unchanged, frozen_digests
 from tl.freezing import freeze, trainable_names
 from tl.metrics import Sums
 from tl.models.dropout import image_keys
+from tl.models.lora import adapt
 from tl.objectives import make_objective, objective_class
 from tl.optim import lr_factor, make_optimizer, parameter_groups, set_lr
 from tl.randomness import seed_of
@@ -65,6 +67,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
 
     # What trains. A fresh objective, optimizer and DDP wrapper for every phase: parameters that
     # start to train after DDP has wrapped them are never synchronised, without a word.
+    adapt(network, phase.train, seed_of("lora", config.seed, index))
     freeze(network, trainable_names(network, phase.train), phase.batch_norm)
     if resumed is None:
         progress.frozen = frozen_digests(network)
@@ -77,8 +80,14 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
     groups = parameter_groups(objective.trained_parameters(), phase.optimizer, network.depth_of)
     optimizer = make_optimizer(groups, phase.optimizer)
     if resumed is not None:
+        if network.adapters is not None:
+            network.adapters.load(checkpoint.part("lora", resumed), "the checkpoint")
         objective.load_own_state(checkpoint.part("objective", resumed))
         checkpoint.load_optimizer(optimizer, resumed)
+    ema = Ema(network, phase.ema)
+    if resumed is not None:
+        ema.load(checkpoint.part("ema", resumed), "the checkpoint")
+        make_up_best(run, ema)
     if config.compile:
         compile_for(objective, sampler.sizes_of_full_steps())
     trained = accelerator.prepare(objective)
@@ -128,13 +137,16 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
             )
         stopwatch.stop()
         if due and not agreement.stop:
-            saves |= validate(run, validation, where, policy)
+            with ema.in_place():
+                saves |= validate(run, validation, where, policy)
         phase_ends = step == total_steps and not progress.evaluation_due
-        if phase_ends:
-            assert_unchanged(progress.frozen, frozen_digests(network), phase.name)
-        if saves or agreement.save or agreement.stop:
+        if phase_ends or saves or agreement.save or agreement.stop:
             check_weights(objective.trained_parameters(), policy, progress)
-            save_checkpoint(run, objective, optimizer, sums, phase_ends)
+            if phase_ends:
+                assert_unchanged(progress.frozen, frozen_digests(network), phase.name)
+                ema.keep()  # the next phase gets the network that was evaluated,
+                network.merge()  # and a plain one
+            save_checkpoint(run, objective, optimizer, ema, sums, phase_ends)
             agreement.save = False
         if agreement.stop and not run.is_over:
             finish_writing(run, last_checkpoint=True)
@@ -185,6 +197,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
             clip_grads_with_norm_(parameters, phase.clip_norm, norm)
         left_out = guard.judge(norm)
         guard.step()
+        ema.update(step, left_out)
         for parameter in parameters:
             parameter.grad = None
         sums.add_all(step_sums, unless=left_out)

@@ -22,6 +22,7 @@ from tl.freezing import freeze, trainable_names
 from tl.mistakes import blamed_on
 from tl.models import folders, saved, weights, zoo
 from tl.models.dropout import not_by_image
+from tl.models.lora import adapt
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing, preprocessing_of, with_image_size
 from tl.models.stages import is_below
@@ -88,6 +89,7 @@ def show_plan(
         UserError: the phase names a part that the network does not have.
     """
     phase = loaded.phases[index]
+    adapt(network, phase.train, seed=0)  # this time for their number alone
     freeze(network, trainable_names(network, phase.train), phase.batch_norm)
     with blamed_on(loaded.origins, "phases", index, "objective_options"):
         objective = make_objective(network, phase, given)

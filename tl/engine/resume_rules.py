@@ -66,6 +66,7 @@ PHASE: dict[str, Rule] = {
     "class_weights": "warned",
     "focal": "warned",
     "clip_norm": "warned",
+    "ema": "warned",
     "batch_norm": "fatal",
     "optimizer.name": "fatal",
     "optimizer": "warned",

@@ -34,7 +34,7 @@ from tl.engine.resume import (
     roll_back,
 )
 from tl.engine.runtime import Runtime, check_batch
-from tl.engine.saving import finish_writing, save_best
+from tl.engine.saving import finish_writing, make_up_best
 from tl.engine.state import Progress, Run
 from tl.engine.stop_requests import STOP_FILE, StopRequests, deadline_of
 from tl.engine.summary import show_summary, summarize
@@ -42,7 +42,7 @@ from tl.engine.watchdog import Watchdog
 from tl.errors import PeerFailed, Preempted, UserError
 from tl.freezing import trainable_names
 from tl.mistakes import blamed_on
-from tl.models import published, saved, tensor_files, zoo
+from tl.models import published, saved, zoo
 from tl.objectives import check_options, objective_class
 from tl.tracking.console import ConsoleTracker, open_console
 from tl.tracking.status import LiveStatus, read_status, write_status
@@ -217,11 +217,9 @@ def train(this: Run, tensors: dict[str, Tensor] | None) -> None:
         tensors: of the checkpoint that the run goes on from, if it does.
     """
     progress = this.progress
-    # What the run may have died before.
-    if this.runtime.is_main and progress.best.get("step") == progress.step:
-        this.unsaved_best = tensor_files.copies(this.network.model.state_dict())
-        save_best(this)
     within_phase = progress.phase_step > 0
+    if not within_phase:  # else `train_phase` does, which knows what is evaluated
+        make_up_best(this)
     while not this.is_over:
         try:
             train_phase(this, progress.phase, tensors if within_phase else None)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import NoReturn
 
 import torch
+from torch import Tensor
 
+from tl.ema import Ema
 from tl.engine import checkpoint
 from tl.engine.state import Run
 from tl.engine.wishes import writing_failed
@@ -20,13 +23,15 @@ def save_checkpoint(
     run: Run,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
+    ema: Ema,
     sums: Sums,
     phase_ends: bool = False,
 ) -> None:
     """Begin to write a checkpoint, and the model if this step's is the best. Called by all.
 
     Training goes on when the main process has copied the tensors; the others wait for nothing. At
-    the end of a phase the optimizer is left out, as the next phase starts a new one.
+    the end of a phase the optimizer is left out, as the next phase starts a new one. So are
+    adapters and averages: they are the network's own weights by then.
     """
     progress, scaler = run.progress, run.runtime.accelerator.scaler
     if phase_ends:
@@ -41,10 +46,14 @@ def save_checkpoint(
     tensors = checkpoint.under("network", network)
     if not phase_ends:
         rest = checkpoint.under("objective", objective.own_state())
+        rest |= checkpoint.under("ema", ema.state())
+        if run.network.adapters is not None:
+            rest |= checkpoint.under("lora", dict(run.network.adapters.named()))
         tensors |= tensor_files.copies(rest | checkpoint.optimizer_tensors(optimizer))
     state = {**progress.to_dict(), "scaler": scaler.state_dict() if scaler else None}
     if progress.best.get("step") == progress.step:
-        run.unsaved_best = network
+        plain = phase_ends or (run.network.adapters is None and not ema.state())
+        run.unsaved_best = network if plain else _evaluated(run, ema)
     folder, keep = run.run_dir / "checkpoints", run.config.checkpoint.keep
 
     def write() -> None:
@@ -57,17 +66,30 @@ def save_checkpoint(
     run.writer.start(write, began)
 
 
+def _evaluated(run: Run, ema: Ema) -> dict[str, Tensor]:
+    """The network that is evaluated, as it is now: the average, with the adapters in it."""
+    with ema.in_place():
+        return tensor_files.copies(run.network.merged_state())
+
+
+def make_up_best(run: Run, ema: Ema | None = None) -> None:
+    """Write the best model if it is that of the step that a run goes on from.
+
+    The run may have died between its checkpoint and this.
+    """
+    if run.runtime.is_main and run.progress.best.get("step") == run.progress.step:
+        run.unsaved_best = _evaluated(run, ema or Ema(run.network, None))
+        save_best(run)
+
+
+def _save_model(run: Run, folder: Path, state: dict[str, Tensor]) -> None:
+    saved.save(run.network, run.source.classes, run.preprocessing, folder, state, run.config.data)
+
+
 def save_best(run: Run) -> None:
     """Write the best model, if it has not been written yet. Where that fails it stays to be."""
     if run.unsaved_best is not None:
-        saved.save(
-            run.network,
-            run.source.classes,
-            run.preprocessing,
-            run.run_dir / "model",
-            run.unsaved_best,
-            run.config.data,
-        )
+        _save_model(run, run.run_dir / "model", run.unsaved_best)
         run.unsaved_best = None
 
 

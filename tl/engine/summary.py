@@ -8,16 +8,21 @@ from typing import Any
 from tl.engine.state import Run
 from tl.freezing import trainable_names
 from tl.models import saved
+from tl.models.lora import num_adapter_parameters
 from tl.tracking.console import ConsoleTracker
 
 
 def summarize(this: Run) -> dict[str, Any]:
-    """The content of ``summary.json``. A parameter counts as trained if it was in any phase."""
+    """The content of ``summary.json``. A parameter counts as trained if it was in any phase.
+
+    The adapters of each phase count as trained as well, and are no part of the network.
+    """
     progress = this.progress
     parameters = dict(this.network.model.named_parameters())
     by_phase = [trainable_names(this.network, phase.train) for phase in this.phases]
     trained = frozenset().union(*by_phase)
     trainable = sum(parameters[name].numel() for name in trained)
+    adapters = sum(num_adapter_parameters(this.network, phase.train) for phase in this.phases)
     froze = bool(progress.frozen) or any(len(names) < len(parameters) for names in by_phase)
     digest = saved.sha256(this.run_dir / "model" / "model.safetensors")
     speed = progress.images / progress.training_seconds if progress.training_seconds else 0.0
@@ -36,7 +41,7 @@ def summarize(this: Run) -> dict[str, Any]:
         "seconds_to_first_step": None if first is None else round(first, 2),
         "training_seconds": round(progress.training_seconds, 3),
         "images_per_second": round(speed, 2),
-        "trainable_parameters": trainable,
+        "trainable_parameters": trainable + adapters,
         "frozen_parameters": sum(p.numel() for p in parameters.values()) - trainable,
         # Null where nothing was. Else it is true, or the run had failed: assert_unchanged.
         "frozen_unchanged": True if froze else None,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from tl.models.adapters import Adapters
 from tl.models.batch_norm import accept_single_values
 from tl.models.dropout import give_images_their_own
 from tl.models.stages import Stage, owner, run, run_stage
@@ -23,6 +25,9 @@ class Network(nn.Module):
     trains: they run without autograd. ``eval_modules`` are names of submodules of ``model`` that
     stay in eval mode, with all below them, whatever ``train()`` is called with: statistics of a
     frozen BatchNorm do not move and frozen dropout does not fire.
+
+    ``adapters`` (LoRA) are weights beside those of ``model``, or None: see ``tl.models.lora``. All
+    methods that run the network run it with them.
 
     `expect` says which images come next: dropout is then a function of the image, see
     ``tl.models.dropout``, and synchronized BatchNorm leaves padding out.
@@ -45,6 +50,8 @@ class Network(nn.Module):
         self.stages = tuple(stages)
         self.frozen_prefix = 0
         self.eval_modules: frozenset[str] = frozenset()
+        self.adapters: Adapters | None
+        self.register_module("adapters", None)
         self.draws = give_images_their_own(model)
         self.weight: Tensor | None = None
         accept_single_values(model)
@@ -60,7 +67,8 @@ class Network(nn.Module):
         """Logits (N, C)."""
         _check_input(x, start)
         x = self._frozen(x, start, len(self.stages))
-        return run(self.stages[max(start, self.frozen_prefix) :], self.model, x)
+        with self.adapted():
+            return run(self.stages[max(start, self.frozen_prefix) :], self.model, x)
 
     def forward_with_aux(
         self, x: Tensor, start: int = 0
@@ -93,12 +101,14 @@ class Network(nn.Module):
                     kept[stage.name] = x
         # An auxiliary classifier's parameters belong to its stage, so none that trains hangs on a
         # stage of the frozen prefix.
-        for stage in self.stages[cut:]:
-            x = run_stage(stage, self.model, x)
-            if stage.name in keep:
-                kept[stage.name] = x
-            if stage.aux and self._trains(stage.aux.name):
-                auxiliary.append((stage.aux.weight, self.model.get_submodule(stage.aux.name)(x)))
+        with self.adapted():
+            for stage in self.stages[cut:]:
+                x = run_stage(stage, self.model, x)
+                if stage.name in keep:
+                    kept[stage.name] = x
+                if stage.aux and self._trains(stage.aux.name):
+                    logits = self.model.get_submodule(stage.aux.name)(x)
+                    auxiliary.append((stage.aux.weight, logits))
         return x, auxiliary, kept
 
     def features(self, x: Tensor, upto: int) -> Tensor:
@@ -106,7 +116,33 @@ class Network(nn.Module):
         if not 0 <= upto <= len(self.stages):
             raise ValueError(f"upto is {upto}, but the network has {len(self.stages)} stages")
         x = self._frozen(x, 0, upto)
-        return run(self.stages[min(self.frozen_prefix, upto) : upto], self.model, x)
+        if upto <= self.frozen_prefix:
+            return x
+        with self.adapted():
+            return run(self.stages[self.frozen_prefix : upto], self.model, x)
+
+    def adapted(self) -> contextlib.AbstractContextManager[None]:
+        """A block in which ``model`` runs with its adapters, if it has any."""
+        if self.adapters is None:
+            return contextlib.nullcontext()
+        return self.adapters.in_place(self.model)
+
+    def merge(self) -> None:
+        """Add the adapters, if there are any, to the weights of ``model``, and drop them."""
+        if self.adapters is not None:
+            self.adapters.merge_into(self.model)
+            self.adapters = None
+
+    def merged_state(self) -> dict[str, Tensor]:
+        """The ``state_dict`` that ``model`` has after `merge`."""
+        merged = {} if self.adapters is None else self.adapters.merged(self.model)
+        return {**self.model.state_dict(), **merged}
+
+    def named_weights(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name and parameter of ``model``, by its own names, and then of the adapters."""
+        yield from self.model.named_parameters()
+        if self.adapters is not None:
+            yield from self.adapters.named().items()
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all but ``eval_modules``, which stay in eval mode."""

@@ -96,7 +96,7 @@ class Objective(nn.Module):
     def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Name and parameter of all that trains: the network's by their own names, then others."""
         own = [(n, p) for n, p in self.named_parameters() if not n.startswith("network.")]
-        both = [*self.network.model.named_parameters(), *own]
+        both = [*self.network.named_weights(), *own]
         return [(name, p) for name, p in both if p.requires_grad]
 
 
