@@ -10,6 +10,7 @@ from tl.errors import did_you_mean
 COMMANDS = {
     "train": "transfer a pretrained network to your images",
     "evaluate": "accuracy, loss and confusion matrix of a run's model on a folder",
+    "interpolate": "weights between where a run started and where it ended (WiSE-FT)",
     "predict": "classes and probabilities for images",
     "cache": "list or clear the features that runs keep",
     "sync": "send what Weights & Biases lacks of a run's record",
@@ -22,7 +23,7 @@ def main() -> int:
     if name in COMMANDS:
         sys.argv = [f"tl {name}", *sys.argv[2:]]
         return importlib.import_module(f"launch.{name}").main(sys.argv[1:])
-    listed = "\n".join(f"  {command:10} {what}" for command, what in COMMANDS.items())
+    listed = "\n".join(f"  {command:11} {what}" for command, what in COMMANDS.items())
     usage = f"usage: tl COMMAND …\n\n{listed}\n\ntl COMMAND --help says more."
     if name in ("-h", "--help"):
         print(usage)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import re
 import sys
@@ -113,6 +114,17 @@ def at_least(least: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def fractions(text: str) -> list[float]:
+    """The type of an argument that is numbers from 0 to 1, as ``0,0.5,1``."""
+    try:
+        numbers = [float(word) for word in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(0 <= number <= 1 for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers from 0 to 1 as 0,0.5,1")
+    return sorted(set(numbers))
 
 
 def is_override(word: str) -> bool:

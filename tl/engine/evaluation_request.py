@@ -30,6 +30,8 @@ class Request:
     """the run's, with what was overridden; defaults for a model that came without"""
     output: Path
     batch_size: int
+    run: Path | None = None
+    """the folder of the run that the model is of, where there is one"""
 
 
 def request(
@@ -88,7 +90,9 @@ def request(
     output = output or model / "evaluation"
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file; give the name of a folder")
-    return Request(model, folders[0] if folders else None, loaded.config, output, batch_size)
+    folder = folders[0] if folders else None
+    run = config_file.parent if config_file is not None else None
+    return Request(model, folder, loaded.config, output, batch_size, run)
 
 
 def _config_file(model: Path) -> Path | None:

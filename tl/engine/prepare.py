@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,22 @@ def make_network(config: Config, source: Source) -> tuple[Network, Preprocessing
     Raises:
         UserError: no such architecture or weights, or they do not fit.
     """
+    return network_for(config, source.classes)
+
+
+def network_for(
+    config: Config, classes: Sequence[str]
+) -> tuple[Network, Preprocessing, LoadReport]:
+    """The network that a run of this config starts with, for these classes."""
     chosen = config.model.weights
     preprocessing = preprocessing_of(config.model.name, chosen)
     if config.data.image_size is not None:
         preprocessing = with_image_size(preprocessing, config.data.image_size)
     # The same seed on every process: a new head starts the same everywhere.
     torch.manual_seed(config.seed)
-    network = zoo.build(config.model.name, len(source.classes), preprocessing.crop_size)
+    network = zoo.build(config.model.name, len(classes), preprocessing.crop_size)
     keep_head = config.model.head == "keep" or (
-        config.model.head == "auto" and _classes_of(chosen) == list(source.classes)
+        config.model.head == "auto" and _classes_of(chosen) == list(classes)
     )
     report = weights.load(network, chosen, keep_head=keep_head)
     return network, preprocessing, report

@@ -34,7 +34,7 @@ from tl.engine.resume import (
     roll_back,
 )
 from tl.engine.runtime import Runtime, check_batch
-from tl.engine.saving import finish_writing, make_up_best
+from tl.engine.saving import finish_writing, make_up_best, save_start
 from tl.engine.state import Progress, Run
 from tl.engine.stop_requests import STOP_FILE, StopRequests, deadline_of
 from tl.engine.summary import show_summary, summarize
@@ -221,6 +221,8 @@ def train(this: Run, tensors: dict[str, Tensor] | None) -> None:
     if not within_phase:  # else `train_phase` does, which knows what is evaluated
         make_up_best(this)
     while not this.is_over:
+        if progress.phase == 1 and progress.phase_step == 0:
+            save_start(this)
         try:
             train_phase(this, progress.phase, tensors if within_phase else None)
             within_phase = False

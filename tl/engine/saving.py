@@ -14,9 +14,15 @@ from tl.engine import checkpoint
 from tl.engine.state import Run
 from tl.engine.wishes import writing_failed
 from tl.errors import PeerFailed
+from tl.freezing import trainable_names
 from tl.metrics import Sums
 from tl.models import saved, tensor_files
+from tl.models.lora import is_lora
+from tl.models.network import head_parameters
 from tl.objectives import Objective
+
+START = "start"
+"""the folder, in that of a run, of the model that its first phase has probed"""
 
 
 def save_checkpoint(
@@ -80,6 +86,21 @@ def make_up_best(run: Run, ema: Ema | None = None) -> None:
     if run.runtime.is_main and run.progress.best.get("step") == run.progress.step:
         run.unsaved_best = _evaluated(run, ema or Ema(run.network, None))
         save_best(run)
+
+
+def save_start(run: Run) -> None:
+    """Begin to write what `tl interpolate` starts from, after a first phase that probed.
+
+    If that trained the heads alone, the network is now the pretrained one with heads that fit. It
+    is on the disk before any later checkpoint is.
+    """
+    trained = trainable_names(run.network, run.phases[0].train)
+    probed = trained <= head_parameters(run.network) and not is_lora(run.phases[0].train)
+    if not (probed and run.runtime.is_main):
+        return
+    run.writer.wait()
+    state, folder = tensor_files.copies(run.network.model.state_dict()), run.run_dir / START
+    run.writer.start(lambda: _save_model(run, folder, state), time.monotonic())
 
 
 def _save_model(run: Run, folder: Path, state: dict[str, Tensor]) -> None:

@@ -26,6 +26,7 @@ from tl.engine.runtime import Runtime
 from tl.errors import OnOneProcessError, UserError, unknown
 from tl.metrics import per_class
 from tl.models import folders, saved
+from tl.models.saved import SavedModel
 from tl.tracking.confusion_plot import plot_confusion
 from tl.tracking.console import ConsoleTracker, open_console
 from tl.tracking.tables import table
@@ -40,40 +41,23 @@ def score(asked: Request) -> dict[str, Any]:
     Raises:
         UserError: no model, no data, classes that the model does not know, or a bad image.
     """
-    model, data = saved.load(asked.model), asked.config.data
+    model = saved.load(asked.model)
     here = runtime.start(asked.config)
-    name, split, notes = here.first_on_each_node(lambda: _open_data(asked, model.classes))
+    name, split, notes = here.first_on_each_node(lambda: open_data(asked, model.classes))
     with Path(os.devnull).open("w") as nowhere:
         console = open_console(None if here.is_main else nowhere)
         for note in notes:
             console.say(f"note: {note}")
         console.say(f"{name}: {len(split):,} images · {here.describe()}")
-        network = model.network.to(here.device).to(memory_format=torch.channels_last)
-        workers = data.workers
-        stream = open_stream(
-            split,
-            plain_view(model.preprocessing),
-            EvaluationSampler(len(split), asked.batch_size, here.rank, here.world_size),
-            seed=asked.config.seed,
-            size=model.preprocessing.crop_size,
-            decode=data.decode,
-            workers=default_workers(here.processes_on_node) if workers is None else workers,
-            pin_memory=here.device.type == "cuda",
-        )
-        bad_images = BadImages(data.bad_images, data.max_bad_images)
-        result = evaluate(
-            here, network, model.preprocessing, stream, len(model.classes), bad_images
-        )
-        assert result is not None, "nothing stops it"
-        _share(here, bad_images)
-        for reason in sorted(bad_images.reasons.values()):
+        result, left_out = measure(asked, model, split, here)
+        for reason in sorted(left_out.values()):
             console.say(f"left out, cannot be decoded: {reason}")
         report = {
             "model": str(asked.model),
             "model_sha256": _sha256(asked.model),
             "data": name,
             **_report(result, model.classes),
-            "bad_images": dict(sorted(bad_images.reasons.items())),
+            "bad_images": dict(sorted(left_out.items())),
         }
         if here.is_main:
             _write(asked.output, report, result)
@@ -83,7 +67,36 @@ def score(asked: Request) -> dict[str, Any]:
     return report
 
 
-def _open_data(asked: Request, classes: Sequence[str]) -> tuple[str, Split, Sequence[str]]:
+def measure(
+    asked: Request, model: SavedModel, split: Split, here: Runtime
+) -> tuple[Evaluation, dict[str, str]]:
+    """Evaluate a model on labelled images, over all processes.
+
+    Returns the result, and by name why an image was left out.
+
+    Raises:
+        UserError: a bad image, if such are not to be left out.
+    """
+    data = asked.config.data
+    stream = open_stream(
+        split,
+        plain_view(model.preprocessing),
+        EvaluationSampler(len(split), asked.batch_size, here.rank, here.world_size),
+        seed=asked.config.seed,
+        size=model.preprocessing.crop_size,
+        decode=data.decode,
+        workers=default_workers(here.processes_on_node) if data.workers is None else data.workers,
+        pin_memory=here.device.type == "cuda",
+    )
+    bad_images = BadImages(data.bad_images, data.max_bad_images)
+    network = model.network.to(here.device).to(memory_format=torch.channels_last)
+    result = evaluate(here, network, model.preprocessing, stream, len(model.classes), bad_images)
+    assert result is not None, "nothing stops it"
+    _share(here, bad_images)
+    return result, bad_images.reasons
+
+
+def open_data(asked: Request, classes: Sequence[str]) -> tuple[str, Split, Sequence[str]]:
     """The name of the data, its images labelled by ``classes``, and notes for the user."""
     index = cache_folder(asked.config.cache) / "index"
     if asked.folder is not None:
