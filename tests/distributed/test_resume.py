@@ -169,6 +169,20 @@ def test_a_phase_cannot_be_made_shorter_than_it_has_run(
         gloo_workers.run(1, run, str(folder), "auto", "phases.1.epochs=1")
 
 
+def test_a_phase_that_is_made_as_short_as_it_has_run_is_over(
+    gloo_workers: GlooWorkers, whole_run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    cut_off(whole_run, folder, 8)
+    [summary] = gloo_workers.run(1, run, str(folder), "auto", "phases.1.epochs=1")
+    assert summary["steps"] == 8
+    before, after = (load_file(f / "checkpoints" / "step-8" / "tensors.safetensors")
+                     for f in (whole_run, folder))  # fmt: skip
+    last = _weights(folder)
+    assert all(torch.equal(before[f"network/{name}"], last[name]) for name in last)
+    assert not any(name.startswith("optimizer/") for name in after)
+
+
 def test_a_run_dir_of_another_run_is_refused_and_stays_as_it_is(
     gloo_workers: GlooWorkers, whole_run: Path
 ) -> None:

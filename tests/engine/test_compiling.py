@@ -15,20 +15,28 @@ from torch._dynamo.utils import counters
 from tl.config import Phase
 from tl.data.sampler import TrainSampler
 from tl.engine.compiling import compile_for
+from tl.freezing import freeze, trainable_names
 from tl.models.dropout import image_keys
+from tl.models.lora import adapt
 from tl.models.network import Network
 from tl.models.stages import Stage
 from tl.objectives.supervised import Supervised
 
 
-def objective() -> Supervised:
+def objective(train: str) -> Supervised:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.3),
         nn.Linear(16, 3),
     )  # fmt: skip
     stages = [Stage("stem", ("0", "1", "2", "3"), ("0",)), Stage("head", ("4", "5"), ("5",))]
-    return Supervised(Network(model, "toy", {}, stages), Phase(name="all", train="full")).train()
+    network = Network(model, "toy", {}, stages)
+    adapt(network, train, 0)
+    freeze(network, trainable_names(network, train))
+    if network.adapters is not None:
+        for parameter in network.adapters.named().values():
+            nn.init.normal_(parameter, 0, 0.1)
+    return Supervised(network, Phase(name="all", train=train)).train()
 
 
 def batch(size: int, step: int) -> dict[str, Any]:
@@ -48,8 +56,9 @@ def gradients(module: nn.Module) -> list[torch.Tensor]:
     return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
 
 
-def test_loss_gradients_and_dropout_are_those_without_and_it_is_compiled_once() -> None:
-    plain, compiled = objective(), objective()
+@pytest.mark.parametrize("train", ["full", pytest.param("lora(2)", marks=pytest.mark.slow)])
+def test_loss_gradients_and_dropout_are_those_without_and_it_is_compiled_once(train: str) -> None:
+    plain, compiled = objective(train), objective(train)
     compile_for(compiled, {4})
     counters.clear()
     for step in range(6):
