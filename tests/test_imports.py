@@ -24,7 +24,7 @@ LAYERS = [
     {"models", "optim", "metrics"},
     {"config_help", "slurm"},
     {"arguments"},
-    {"phases", "mistakes", "paths", "cache_folder"},
+    {"phases", "mistakes", "paths", "cache_folder", "selection"},
     {"strategies"},
     {"config", "yaml12", "atomic", "file_lock", "command", "randomness", "heap"},
     {"errors"},

@@ -22,6 +22,8 @@ from pydantic import (
     model_validator,
 )
 
+from tl.errors import did_you_mean
+
 # What a C library takes for a whole number.
 LARGEST_INT = 2**63 - 1
 PositiveInt = Annotated[int, Field(gt=0, le=LARGEST_INT)]
@@ -61,6 +63,7 @@ UNITS = r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?"
 CLOCK = r"(?:([0-9]+)-)?([0-9]+):([0-9]{2}):([0-9]{2})"
 BETA = r"0(?:\.[0-9]{1,15})?"
 POLICY = r"stop|(skip|rollback)\([1-9][0-9]*\)"
+SAMPLING = r"uniform|balanced|weighted\((?:0?\.[0-9]{1,9}|0|1|[01]\.0{0,9})\)"
 
 
 def _pattern(*alternatives: str) -> Any:
@@ -127,6 +130,16 @@ ClassWeights = Annotated[
 NonfinitePolicy = Annotated[str, AfterValidator(_policy), _pattern(POLICY)]
 
 
+def _sampling(text: str) -> str:
+    if not re.fullmatch(SAMPLING, text):
+        near = did_you_mean(text, ["uniform", "balanced", "weighted(0.5)"])
+        raise ValueError(f"must be uniform, balanced or weighted(p) with p from 0 to 1.{near}")
+    return text
+
+
+Sampling = Annotated[str, AfterValidator(_sampling), _pattern(SAMPLING)]
+
+
 def _length(n: int) -> Any:
     return Field(min_length=n, max_length=n)
 
@@ -178,6 +191,24 @@ class ScheduleConfig(Keys):
     """`cosine` and `poly`: fraction of the base rate left at the end"""
 
 
+class EarlyStopping(Keys):
+    patience: PositiveInt | None = None
+    """end a phase, and begin the next one, after this many evaluations without an improvement of
+    best.metric within the phase; null: train to its end"""
+    min_delta: NonNegativeFloat = 0.0
+    """an evaluation that is better by no more than this is no improvement"""
+
+
+class BestConfig(Keys):
+    metric: Literal["val/accuracy", "val/loss", "val/macro_f1", "val/balanced_accuracy"] = (
+        "val/accuracy"
+    )
+    """by which the best model is chosen and early stopping decides. With the same value lower
+    loss, then higher accuracy, then the earlier one wins"""
+    mode: Literal["auto", "max", "min"] = "auto"
+    """whether more or less of it is better; `auto`: less of val/loss, more of the others"""
+
+
 class Training(Keys):
     """How one phase trains. At the top level of a config: the defaults of every phase."""
 
@@ -189,6 +220,12 @@ class Training(Keys):
     """images in one optimizer step, over all processes"""
     gradient_accumulation: PositiveInt = 1
     """micro-batches in which a global batch is computed, one after another, to save memory"""
+    sampling: Sampling = "uniform"
+    """`uniform`: each image once an epoch; `balanced`: each class as often; `weighted(p)` between
+    them: a class of n images in proportion to n ** (1 - p). An epoch has as many images in each"""
+    evaluate_every_steps: PositiveInt | None = None
+    """steps between two evaluations, besides the one at the end; null: at the end of each epoch"""
+    early_stopping: EarlyStopping = EarlyStopping()
     objective: str = "supervised"
     """what is minimised: supervised, l2_sp, delta, bss, co_tuning, lwf (docs/objectives.md says
     what each is), or package.module:name of your own"""
@@ -335,7 +372,7 @@ class CacheConfig(Keys):
 
 class CheckpointConfig(Keys):
     every_steps: PositiveInt | None = None
-    """steps between two checkpoints, besides those at the end of each epoch and phase"""
+    """steps between two checkpoints, besides those after each evaluation"""
     every_minutes: PositiveFloat | None = None
     """minutes from one checkpoint to the next, at most"""
     keep: PositiveInt = 2
@@ -375,6 +412,7 @@ class Config(Training):
     `skip(n)`: it is left out, n times at most; `rollback(n)`: with all since the checkpoint"""
     disk_errors: Literal["stop", "continue"] = "stop"
     """a full disk ends the run, or training goes on and what could not be written is said"""
+    best: BestConfig = BestConfig()
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     tracking: TrackingConfig = TrackingConfig()

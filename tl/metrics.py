@@ -93,6 +93,26 @@ class Confusion:
         return all_reduce(self.counts).cpu()
 
 
+def macro_f1(confusion: Tensor) -> float:
+    """Mean F1 over the classes that an image has or was called, from a confusion matrix (C, C).
+
+    As scikit-learn's ``f1_score(average="macro")``.
+    """
+    matrix = confusion.to(torch.float64)
+    hits, seen = matrix.diagonal(), matrix.sum(0) + matrix.sum(1)
+    return (2 * hits / seen.clamp(min=1))[seen > 0].mean().item()
+
+
+def balanced_accuracy(confusion: Tensor) -> float:
+    """Mean recall over the classes that an image has, from a confusion matrix (C, C).
+
+    As scikit-learn's ``balanced_accuracy_score``.
+    """
+    matrix = confusion.to(torch.float64)
+    hits, support = matrix.diagonal(), matrix.sum(1)
+    return (hits / support.clamp(min=1))[support > 0].mean().item()
+
+
 def per_class(confusion: Tensor) -> list[dict[str, float | int]]:
     """Precision, recall, F1 and number of images of each class, from a confusion matrix (C, C).
 

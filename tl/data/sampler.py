@@ -8,19 +8,24 @@ processes there are, and none is repeated or left out.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from tl.config import Phase
+from tl.data.class_sampling import ClassSampling
+from tl.data.split import Source
 from tl.randomness import seed_of
 
 PADDING = -1
 """The id of a place in a batch that holds no image: it is given weight 0."""
 
 Key = tuple[int, int]
-"""(epoch, id of the image): what a data set is asked for."""
+"""(round, id of the image): what a data set is asked for. An image is seen once in a round, and in
+each in another way. Without `ClassSampling` a round is an epoch, numbered through the run."""
 
 
 def epoch_order(num_images: int, seed: int, epoch: int) -> np.ndarray:
@@ -45,7 +50,7 @@ def share_of_pairs(num: int, part: int, parts: int) -> slice:
 class TrainSampler:
     """The batches of one process for the steps ``first_step`` to ``last_step`` of a phase.
 
-    Iterating gives the list of keys (epoch, id) of this process's share of each micro-batch; a step
+    Iterating gives the list of keys (round, id) of this process's share of each micro-batch; a step
     has `micro_batches_in` of them, one after another. The last step of an epoch has what is left. A
     process whose share is empty gets one place of padding, as it has to take part all the same.
     """
@@ -62,6 +67,8 @@ class TrainSampler:
     gradient_accumulation: int = 1
     pairs: bool = False
     """images 2i and 2i + 1 of a micro-batch are on the same process, to be mixed with each other"""
+    by_class: ClassSampling | None = None
+    """None: each image once an epoch"""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -87,24 +94,68 @@ class TrainSampler:
         return sum(self.micro_batches_in(step) for step in range(self.first_step, self.last_step))
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order_of, order = None, np.empty(0, np.int64)
+        epochs = self._epochs(self.first_step // self.steps_per_epoch)
         for step in range(self.first_step, self.last_step):
-            epoch, batch = divmod(step, self.steps_per_epoch)
-            epoch += self.first_epoch
-            if epoch != order_of:
-                order_of, order = epoch, epoch_order(self.num_images, self.seed, epoch)
+            batch = step % self.steps_per_epoch
+            if batch == 0 or step == self.first_step:
+                rounds, order = next(epochs)
             start = batch * self.global_batch_size
-            ids = order[start : start + self.global_batch_size]
+            place = slice(start, start + self.global_batch_size)
+            keys: list[Key] = list(zip(rounds[place].tolist(), order[place].tolist(), strict=True))
             micro_batches = self.micro_batches_in(step)
             for micro_batch in range(micro_batches):
-                part = ids[share(len(ids), micro_batch, micro_batches)]
-                mine = part[self._share(len(part))].tolist()
-                yield [(epoch, i) for i in mine or [PADDING]]
+                part = keys[share(len(keys), micro_batch, micro_batches)]
+                mine = part[self._share(len(part))]
+                yield mine or [(keys[0][0], PADDING)]
+
+    def _epochs(self, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Rounds and ids, each (N,) int64, of one epoch of the phase after another."""
+        if self.by_class is not None:
+            yield from self.by_class.epochs(first)
+        for epoch in itertools.count(self.first_epoch + first):
+            order = epoch_order(self.num_images, self.seed, epoch)
+            yield np.full_like(order, epoch), order
+
+    def rounds(self) -> set[int]:
+        """The numbers of the rounds that the epochs of these steps are in."""
+        first = self.first_step // self.steps_per_epoch
+        last = math.ceil(self.last_step / self.steps_per_epoch)
+        if self.by_class is not None:
+            return self.by_class.rounds(first, last)
+        return set(range(self.first_epoch + first, self.first_epoch + last))
 
     def _share(self, num: int) -> slice:
         """Which images of a micro-batch are this process's."""
         cut = share_of_pairs if self.pairs else share
         return cut(num, self.rank, self.world_size)
+
+
+def train_sampler(
+    phase: Phase,
+    source: Source,
+    seed: int,
+    first_epoch: int,
+    first_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> TrainSampler:
+    """The sampler of a phase as it is configured, from one of its steps to its end."""
+    images = len(source.train)
+    return TrainSampler(
+        num_images=images,
+        global_batch_size=phase.global_batch_size,
+        seed=seed,
+        first_epoch=first_epoch,
+        first_step=first_step,
+        last_step=phase.steps or phase.epochs * math.ceil(images / phase.global_batch_size),
+        rank=rank,
+        world_size=world_size,
+        gradient_accumulation=phase.gradient_accumulation,
+        pairs=phase.mixes,
+        by_class=ClassSampling.of(
+            phase.sampling, source.train.labels, len(source.classes), seed, first_epoch
+        ),
+    )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from tl.heap import keep_little_memory
 
 Batch = dict[str, Any]
 """image (N, 3, S, S) uint8, its colours last in memory; label (N,) int64; id (N,) int64;
+round (N,) int64, of each image (see `tl.data.sampler.Key`);
 weight (N,) float32, 1, or 0 for padding; and bad: list of (file, reason) of images that could not
 be decoded and are left out.
 
@@ -34,10 +35,14 @@ before it have made of the images, (N, …) float: see `tl.data.features`."""
 Decode = Literal["fast", "exact"]
 
 
-class Images(Dataset):
-    """Images of a split as the network's input. A key is (epoch, id).
+Item = tuple[Tensor | None, int, Key, str]
+"""An image, or None; its label; its key; and why it could not be read."""
 
-    With ``views`` there are that many views of an image, and epochs take them in turn.
+
+class Images(Dataset):
+    """Images of a split as the network's input. A key is (round, id).
+
+    With ``views`` there are that many views of an image, and rounds take them in turn.
     """
 
     def __init__(
@@ -52,42 +57,44 @@ class Images(Dataset):
         self.split, self.view, self.seed, self.size = split, view, seed, size
         self.decode, self.views = decode, views
 
-    def __getitem__(self, key: Key) -> tuple[Tensor | None, int, int, str]:
-        epoch, i = key
+    def __getitem__(self, key: Key) -> Item:
+        number, i = key
         if i == PADDING:
-            return None, 0, PADDING, ""
-        epoch = epoch % self.views if self.views else epoch
+            return None, 0, key, ""
+        view = number % self.views if self.views else number
         try:
-            image = self._read(epoch, i)
+            image = self._read(view, i)
         except BadImage as error:
-            return None, 0, i, str(error)
-        seen = seeded(self.view, image, self.seed, epoch, i)
-        return seen, int(self.split.labels[i]), i, ""
+            return None, 0, key, str(error)
+        seen = seeded(self.view, image, self.seed, view, i)
+        return seen, int(self.split.labels[i]), key, ""
 
-    def _read(self, epoch: int, i: int) -> Image.Image | Decoded:
+    def _read(self, view: int, i: int) -> Image.Image | Decoded:
         if self.decode == "exact":
             return self.split.read(i)
 
         def least(size: Size) -> Size:  # what will be seen, which is a function of the same numbers
-            return seeded(self.view.least, size, self.seed, epoch, i)
+            return seeded(self.view.least, size, self.seed, view, i)
 
         return read_shrunk(self.split.read, i, least)
 
-    def collate(self, items: list[tuple[Tensor | None, int, int, str]]) -> Batch:
+    def collate(self, items: list[Item]) -> Batch:
         """Stack what could be read. What could not leaves the batch and nothing takes its place."""
         good = [item for item in items if item[0] is not None]
-        bad = [(self.split.names[i], reason) for image, _, i, reason in items if reason]
+        bad = [(self.split.names[i], reason) for _, _, (_, i), reason in items if reason]
         # By places, not rows: an image that is left out must not move others into other pairs.
         places = [place for place, item in enumerate(items) if item[0] is not None] or [0]
         row_of = {place: row for row, place in enumerate(places)}
         # A process cannot sit a step out: with nothing to read it gets one empty image, weight 0.
-        rows = good or [(self._empty(), 0, PADDING, "")]
-        images, labels, ids, _ = zip(*rows, strict=True)
+        rows = good or [(self._empty(), 0, (items[0][2][0], PADDING), "")]
+        images, labels, keys, _ = zip(*rows, strict=True)
+        rounds, ids = zip(*keys, strict=True)
         return {
             # Each is a Pillow image, colours last in memory, and `permute` moves nothing.
             "image": torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2),
             "label": torch.tensor(labels),
             "id": torch.tensor(ids),
+            "round": torch.tensor(rounds),
             "weight": torch.full((len(rows),), 1.0 if good else 0.0),
             "mate": torch.tensor([row_of.get(place ^ 1, row) for place, row in row_of.items()]),
             "bad": bad,

@@ -13,7 +13,7 @@ from tl.data.streams import BadImages, Batch
 from tl.engine.inputs import to_network
 from tl.engine.runtime import Runtime
 from tl.errors import UserError
-from tl.metrics import Confusion, Sums
+from tl.metrics import Confusion, Sums, balanced_accuracy, macro_f1
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
 
@@ -28,6 +28,15 @@ class Evaluation:
     images: int
     confusion: Tensor
     """int64 counts (C, C): row the class, column what it was called."""
+
+    def metrics(self) -> dict[str, float]:
+        """What `best.metric` may name, by these names."""
+        return {
+            "val/accuracy": self.accuracy,
+            "val/loss": self.loss,
+            "val/macro_f1": macro_f1(self.confusion),
+            "val/balanced_accuracy": balanced_accuracy(self.confusion),
+        }
 
 
 @torch.inference_mode()

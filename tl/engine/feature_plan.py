@@ -22,7 +22,7 @@ class FeaturePlan:
     """What is kept of the images of a phase."""
 
     views: int | None
-    """of each training image, epoch e takes number e modulo this; None: a new one in every epoch"""
+    """of each training image, round r takes number r modulo this; None: a new one in every round"""
     train: bool
     """the features of the training images are kept"""
     val: bool
@@ -37,14 +37,14 @@ def plan_features(
     network: Network,
     preprocessing: Preprocessing,
     images: Sequence[int],
-    epochs: int,
+    rounds: int,
     half: bool,
 ) -> FeaturePlan:
     """The plan for a phase that `freeze` has set up, with an estimate of what it takes on the disk.
 
     Args:
         images: how many there are to train and to validate on.
-        epochs: of the phase.
+        rounds: of the phase, in which an image is seen once: epochs, unless classes are sampled.
         half: the precision is bf16 or fp16.
     """
     if not network.frozen_prefix:
@@ -58,7 +58,7 @@ def plan_features(
     row = _row_bytes(network, preprocessing, half)
     num_train, num_val = images
     not_features = why_images(phase)
-    sizes = {"validation": num_val * row, "training": num_train * row * min(views or 1, epochs)}
+    sizes = {"validation": num_val * row, "training": num_train * row * min(views or 1, rounds)}
     kept, left = {}, cache.max_bytes
     for part, size in sizes.items():
         of_images = not_features if part == "training" else ""

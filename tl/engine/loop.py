@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from tl.data.sampler import TrainSampler
 from tl.ema import Ema
 from tl.engine import checkpoint
 from tl.engine.command_age import seconds_since_command
@@ -52,18 +51,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
 
     # Which images are in which step.
     steps_per_epoch, total_steps = run.steps_per_epoch(phase), run.steps_of(phase)
-    sampler = TrainSampler(
-        num_images=len(run.source.train),
-        global_batch_size=phase.global_batch_size,
-        seed=config.seed,
-        first_epoch=run.first_epoch(index),
-        first_step=progress.phase_step,
-        last_step=total_steps,
-        rank=runtime.rank,
-        world_size=runtime.world_size,
-        gradient_accumulation=phase.gradient_accumulation,
-        pairs=phase.mixes,
-    )
+    sampler = run.sampler(index)
 
     # What trains. A fresh objective, optimizer and DDP wrapper for every phase: parameters that
     # start to train after DDP has wrapped them are never synchronised, without a word.
@@ -94,7 +82,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
     parameters = [parameter for _, parameter in objective.trained_parameters()]
 
     # On which data.
-    data = phase_data(run, index)
+    data = phase_data(run, index, sampler)
     micro_batches = iter(data.training(sampler))
     validation = data.validation(run.evaluation_sampler(phase))
 
@@ -139,7 +127,8 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         if due and not agreement.stop:
             with ema.in_place():
                 saves |= validate(run, validation, where, policy)
-        phase_ends = step == total_steps and not progress.evaluation_due
+        at_its_end = step == total_steps or run.ends_early
+        phase_ends = at_its_end and not progress.evaluation_due
         if phase_ends or saves or agreement.save or agreement.stop:
             check_weights(objective.trained_parameters(), policy, progress)
             if phase_ends:
@@ -178,7 +167,9 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
 
         step_sums, losses = Sums(runtime.device), []
         for micro_batch, images in zip(batch, images_here, strict=True):
-            micro_batch["key"] = image_keys(config.seed, progress.step, micro_batch["id"])
+            # Sampled by class an image may be in a step twice: in other rounds, so by other keys.
+            ahead = micro_batch["round"] - (sampler.first_epoch + step // steps_per_epoch)
+            micro_batch["key"] = image_keys(config.seed, progress.step, micro_batch["id"], ahead)
             micro_batch["global_count"] = global_count
             meets = micro_batch is batch[-1]  # the processes reduce their gradients once a step
             with contextlib.nullcontext() if meets else accelerator.no_sync(trained):
@@ -207,7 +198,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
             run.seconds_to_first_step = seconds_since_command()
         progress.step += 1
         progress.phase_step = step + 1
-        progress.evaluation_due = run.ends_epoch(step + 1)
+        progress.evaluation_due = run.evaluates_after(step + 1)
         agreement.tell(
             progress.step,
             wishes(run),

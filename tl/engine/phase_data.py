@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tl.data.features.batches import Features
+from tl.data.sampler import TrainSampler
 from tl.data.streams import Batch, Sampler
 from tl.data.transforms import View, augmented_view, plain_view
 from tl.engine.feature_plan import FeaturePlan, plan_features
@@ -22,7 +22,7 @@ class PhaseData:
     view: View
     """of a training image"""
     views: int | None
-    """how many an image has, which epochs take in turn; None: another one in every epoch"""
+    """how many an image has, which rounds take in turn; None: another one in every round"""
     train: Features | None
     """of the training images, if they are kept"""
     val: Features | None
@@ -49,8 +49,10 @@ class PhaseData:
                 features.close()
 
 
-def phase_data(run: Run, index: int) -> PhaseData:
+def phase_data(run: Run, index: int, sampler: TrainSampler) -> PhaseData:
     """The data of phase ``index``, which `freeze` has set up; called by all processes.
+
+    ``sampler`` is that of what is left of the phase.
 
     What can be computed once is computed here, unless it was before.
     """
@@ -61,7 +63,7 @@ def phase_data(run: Run, index: int) -> PhaseData:
     if plan.val:
         val = load_or_compute(run, "validation", plain_view(preprocessing), 1, [0])
     if plan.train and plan.views and not run.agreement.stop:
-        needed = sorted({epoch % plan.views for epoch in _epochs_left(run, index)})
+        needed = sorted({number % plan.views for number in sampler.rounds()})
         train = load_or_compute(run, "training", view, plan.views, needed)
     return PhaseData(run, view, plan.views, train, val)
 
@@ -75,14 +77,6 @@ def plan_of(run: Run, index: int) -> FeaturePlan:
         run.network,
         run.preprocessing,
         (len(run.source.train), len(run.source.val)),
-        epochs=math.ceil(run.steps_of(phase) / run.steps_per_epoch(phase)),
+        rounds=len(replace(run.sampler(index), first_step=0).rounds()),
         half=run.runtime.precision != "no",
     )
-
-
-def _epochs_left(run: Run, index: int) -> range:
-    """The numbers, in the run, of the epochs that are left of a phase."""
-    phase, first = run.phases[index], run.first_epoch(index)
-    per_epoch = run.steps_per_epoch(phase)
-    begun = run.progress.phase_step // per_epoch
-    return range(first + begun, first + math.ceil(run.steps_of(phase) / per_epoch))

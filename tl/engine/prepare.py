@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rich.table import Table
 from tl.arguments import Loaded
 from tl.config import Config
 from tl.data.names import in_chunks
+from tl.data.sampler import train_sampler
 from tl.data.split import Source, some
 from tl.engine.feature_plan import plan_features
 from tl.engine.runtime import Runtime
@@ -109,12 +109,10 @@ def show_plan(
     if prefix:
         console.say(f"frozen prefix, without autograd: {prefix[0]} to {prefix[-1]}")
         images = (len(source.train), len(source.val))
-        epochs = phase.epochs
-        if phase.steps is not None:
-            epochs = math.ceil(phase.steps / math.ceil(images[0] / phase.global_batch_size))
+        rounds = len(train_sampler(phase, source, loaded.config.seed, first_epoch=0).rounds())
         half = here.precision != "no"
         cache = loaded.config.cache
-        plan = plan_features(cache, phase, network, preprocessing, images, epochs, half)
+        plan = plan_features(cache, phase, network, preprocessing, images, rounds, half)
         for line in plan.notes:
             console.say(line)
     for note in random_and_frozen(network, report.new, report.loaded > 0):

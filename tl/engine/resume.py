@@ -110,7 +110,7 @@ def roll_back(this: Run, bad: RollBack) -> tuple[dict[str, Tensor], bool]:
     )
     within_phase = progress.phase_step > 0
     progress.phase_step = bad.step - began
-    progress.evaluation_due = this.ends_epoch(progress.phase_step)
+    progress.evaluation_due = this.evaluates_after(progress.phase_step)
     this.agreement = Agreement(here)
     this.agreement.save = True  # that it went back must not be forgotten
     return tensors, within_phase

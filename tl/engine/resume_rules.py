@@ -29,6 +29,7 @@ RUN: dict[str, Rule] = {
     "hang_timeout": "free",
     "nonfinite": "free",
     "disk_errors": "free",
+    "best": "warned",
     "data.source": "fatal",
     "data.root": "warned",  # that the images have the same names and labels is checked besides
     "data.val_fraction": "fatal",
@@ -58,6 +59,9 @@ PHASE: dict[str, Rule] = {
     "steps": "warned",
     "global_batch_size": "fatal",
     "gradient_accumulation": "warned",
+    "sampling": "fatal",
+    "evaluate_every_steps": "warned",
+    "early_stopping": "warned",
     "objective": "fatal",
     "objective_options": "warned",
     "label_smoothing": "warned",

@@ -18,6 +18,7 @@ from tl.atomic import write_json_atomically
 from tl.cache_folder import cache_folder
 from tl.command import DONE, FAILURE, PREEMPTED, exit_code_of
 from tl.config import Config, TrackingConfig, seconds_of
+from tl.data.class_sampling import check_classes
 from tl.data.sources import open_source
 from tl.data.streams import BadImages, default_workers
 from tl.engine import run_dir, runtime, strategy
@@ -87,6 +88,9 @@ def run(
     here.check_same("images", images)
     for note in (*source.notes, describe_source(source)):
         console.say(note)
+    for i, phase in enumerate(loaded.phases):
+        with blamed_on(loaded.origins, "phases", i, "sampling"):
+            check_classes(phase.sampling, source.train.labels, source.classes)
     with blamed_on(loaded.origins, "model", "name"):
         zoo.check_architecture(config.model.name)
     with blamed_on(loaded.origins, "model", "weights"):
@@ -263,6 +267,7 @@ def _recorded(this: Run, run_id: str, resumed: bool) -> Iterator[dict[str, Any]]
             run_id=run_id,
             total_steps=this.total_steps,
             start_step=progress.step,
+            best=progress.best.get(this.config.best.metric),
             resumed=resumed,
         )
     )

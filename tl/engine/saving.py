@@ -42,6 +42,7 @@ def save_checkpoint(
     progress, scaler = run.progress, run.runtime.accelerator.scaler
     if phase_ends:
         progress.phase, progress.phase_step = progress.phase + 1, 0
+        progress.to_surpass, progress.waits = None, 0
     progress.sums = sums.so_far(run.runtime.all_reduce)
     progress.wall_seconds = time.perf_counter() - run.started
     if not run.runtime.is_main:

@@ -6,14 +6,14 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypedDict, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tl.config import Config, NonNegativeInt, Phase
-from tl.data.sampler import EvaluationSampler
+from tl.data.sampler import EvaluationSampler, TrainSampler, train_sampler
 from tl.data.split import Source, Split
 from tl.data.streams import BadImages, Sampler, open_stream
 from tl.data.transforms import View
@@ -31,6 +31,18 @@ from tl.tracking.status import LiveStatus
 from tl.tracking.trackers import Trackers
 
 
+class EarlyStop(TypedDict):
+    """A phase that ended before its time."""
+
+    index: NonNegativeInt
+    phase: str
+    phase_steps: NonNegativeInt
+    """steps that it trained"""
+    step: NonNegativeInt
+    """steps done in the run"""
+    why: str
+
+
 @dataclass
 class Progress:
     """How far a run has come. It is what a checkpoint holds besides tensors, and all of it."""
@@ -42,7 +54,7 @@ class Progress:
     step: NonNegativeInt = 0
     """Steps done in the run."""
     evaluation_due: bool = False
-    """An epoch has ended, and its evaluation has not."""
+    """The steps before an evaluation are done, and it is not."""
     sums: dict[str, float] = field(default_factory=dict)
     """Sums of the training metrics since the last line of them, over all processes."""
     images: NonNegativeInt = 0
@@ -56,6 +68,11 @@ class Progress:
     """Metrics of the best evaluation, and its step."""
     last: dict[str, int | float] = field(default_factory=dict)
     """Metrics of the last evaluation."""
+    to_surpass: float | None = None
+    """What early stopping compares with, in this phase; None before its first evaluation."""
+    waits: NonNegativeInt = 0
+    """Evaluations since that have not surpassed it."""
+    early_stops: list[EarlyStop] = field(default_factory=list)
     bad_images: dict[str, str] = field(default_factory=dict)
     frozen: dict[str, str] = field(default_factory=dict)
     """sha256 of each frozen tensor when the phase began; a restart does not begin it again."""
@@ -149,28 +166,48 @@ class Run:
         return math.ceil(len(self.source.train) / phase.global_batch_size)
 
     def steps_of(self, phase: Phase) -> int:
-        """Length of a phase in steps."""
+        """Length of a phase in steps, if it does not end early."""
         return phase.steps or phase.epochs * self.steps_per_epoch(phase)
+
+    def steps_in(self, index: int) -> int:
+        """The same of phase ``index``; if it has ended early, the steps that it trained."""
+        early = {stop["index"]: stop["phase_steps"] for stop in self.progress.early_stops}
+        return early.get(index, self.steps_of(self.phases[index]))
 
     def first_epoch(self, index: int) -> int:
         """The number, from 0, of a phase's first epoch in the run; part of one counts as one."""
         return sum(
-            math.ceil(self.steps_of(phase) / self.steps_per_epoch(phase))
-            for phase in self.phases[:index]
+            math.ceil(self.steps_in(i) / self.steps_per_epoch(phase))
+            for i, phase in enumerate(self.phases[:index])
         )
 
     @property
     def total_steps(self) -> int:
-        return sum(self.steps_of(phase) for phase in self.phases)
+        return sum(self.steps_in(index) for index in range(len(self.phases)))
 
     @property
     def is_over(self) -> bool:
         return self.progress.phase == len(self.phases)
 
-    def ends_epoch(self, phase_step: int) -> bool:
-        """Whether an epoch of the present phase, or all of it, ends after so many of its steps."""
+    @property
+    def ends_early(self) -> bool:
+        """Whether early stopping has ended the present phase."""
+        return any(stop["index"] == self.progress.phase for stop in self.progress.early_stops)
+
+    def evaluates_after(self, phase_step: int) -> bool:
+        """Whether there is an evaluation after so many steps of the present phase."""
         phase = self.phases[self.progress.phase]
-        return phase_step == self.steps_of(phase) or phase_step % self.steps_per_epoch(phase) == 0
+        every = phase.evaluate_every_steps or self.steps_per_epoch(phase)
+        return phase_step == self.steps_of(phase) or phase_step % every == 0
+
+    def sampler(self, index: int) -> TrainSampler:
+        """Which images this process trains on in what is left of phase ``index``."""
+        first_step = self.progress.phase_step if index == self.progress.phase else 0
+        here, seed = self.runtime, self.config.seed
+        return train_sampler(
+            self.phases[index], self.source, seed, self.first_epoch(index), first_step,
+            rank=here.rank, world_size=here.world_size,
+        )  # fmt: skip
 
     def saves_at(self, step: int) -> bool:
         """Whether every how many steps says that there is a checkpoint after this one."""

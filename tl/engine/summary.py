@@ -28,11 +28,10 @@ def summarize(this: Run) -> dict[str, Any]:
     speed = progress.images / progress.training_seconds if progress.training_seconds else 0.0
     first = this.seconds_to_first_step
     return {
-        "val/accuracy": progress.best["val/accuracy"],
-        "val/loss": progress.best["val/loss"],
+        **{key: value for key, value in progress.best.items() if key != "step"},
+        "best_metric": this.config.best.metric,
         "best_step": progress.best["step"],
-        "last/val/accuracy": progress.last["val/accuracy"],
-        "last/val/loss": progress.last["val/loss"],
+        **{f"last/{key}": value for key, value in progress.last.items()},
         "steps": progress.step,
         "images": progress.images,
         "num_processes": this.runtime.world_size,
@@ -47,6 +46,9 @@ def summarize(this: Run) -> dict[str, Any]:
         "frozen_unchanged": True if froze else None,
         "bad_images": len(progress.bad_images),
         "left_out_steps": sum(last - first + 1 for first, last in progress.left_out),
+        "early_stops": [
+            {key: stop[key] for key in ("phase", "step", "why")} for stop in progress.early_stops
+        ],
         "changes": progress.changes,
         "model_sha256": digest,
     }
@@ -54,10 +56,14 @@ def summarize(this: Run) -> dict[str, Any]:
 
 def show_summary(summary: dict[str, Any], folder: Path, console: ConsoleTracker) -> None:
     """What a person wants to know at the end, and what to do next."""
+    metric = summary["best_metric"]
+    also = "" if metric == "val/accuracy" else f", best {metric} {summary[metric]:.4g}"
     console.say(
-        f"done: validation accuracy {summary['val/accuracy']:.4f} at step {summary['best_step']}, "
-        f"last {summary['last/val/accuracy']:.4f}"
+        f"done: validation accuracy {summary['val/accuracy']:.4f} at step {summary['best_step']}"
+        f"{also}, last {summary['last/val/accuracy']:.4f}"
     )
+    for stop in summary["early_stops"]:
+        console.say(f"phase {stop['phase']} ended early, after step {stop['step']}: {stop['why']}")
     console.say(
         f"{summary['steps']} steps in {summary['wall_seconds']:.1f} s; "
         f"trained {summary['trainable_parameters']:,} parameters"

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl.data.streams import Batch
 from tl.engine.evaluate import evaluate
 from tl.engine.nonfinite import Policy, not_finite
-from tl.engine.state import Run
+from tl.engine.state import EarlyStop, Run
 from tl.engine.wishes import stop_agreed
 from tl.errors import OnOneProcessError, UserError
 from tl.freezing import batch_norm_trains
+from tl.selection import has_waited_enough, is_better, waited
 from tl.tracking.tracker import Metrics
 
 
 def validate(run: Run, validation: Iterable[Batch], where: Metrics, policy: Policy) -> bool:
-    """Evaluate, log it and note the best. False if there was a reason to stop before the end.
+    """Evaluate, log it, note the best, and see whether the phase is to end early.
+
+    Returns False if there was a reason to stop before the end.
 
     Bad images are named, once each.
 
@@ -44,19 +46,39 @@ def validate(run: Run, validation: Iterable[Batch], where: Metrics, policy: Poli
         return False
     if not math.isfinite(result.loss):
         not_finite("the validation loss is not finite", policy, progress)
-    progress.last = {"val/accuracy": result.accuracy, "val/loss": result.loss}
+    # All decide by the same numbers, to the last bit.
+    progress.last = {**run.runtime.from_main(result.metrics())}
     progress.evaluation_due = False
     run.trackers.log({**where, **progress.last}, progress.step)
-    if _is_better(progress.last, progress.best):
+    if is_better(progress.last, progress.best, run.config.best):
         progress.best = {**progress.last, "step": progress.step}
+    _look_for_the_end(run)
     return True
 
 
-def _is_better(new: dict[str, float], best: dict[str, Any]) -> bool:
-    """Higher validation accuracy; with the same, lower loss."""
-    if not best:
-        return True
-    return (new["val/accuracy"], -new["val/loss"]) > (best["val/accuracy"], -best["val/loss"])
+def _look_for_the_end(run: Run) -> None:
+    """Note whether the phase has got better, and say so if it ends for that it has not."""
+    progress, phase, best = run.progress, run.phases[run.progress.phase], run.config.best
+    progress.to_surpass, progress.waits = waited(
+        progress.last[best.metric], progress.to_surpass, progress.waits, best, phase.early_stopping
+    )
+    at_its_end = progress.phase_step == run.steps_of(phase)
+    if has_waited_enough(progress.waits, phase.early_stopping) and not at_its_end:
+        why = (
+            f"no {best.metric} better than {progress.to_surpass:.4g} in {progress.waits} "
+            f"evaluation{'s' if progress.waits > 1 else ''}"
+        )
+        progress.early_stops.append(
+            EarlyStop(
+                index=progress.phase,
+                phase=phase.name,
+                phase_steps=progress.phase_step,
+                step=progress.step,
+                why=why,
+            )
+        )
+        run.console.say(f"phase {phase.name} ends early, after step {progress.step}: {why}")
+        run.console.expect(run.total_steps)
 
 
 def _share_batch_norm(run: Run) -> None:

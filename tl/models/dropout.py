@@ -38,11 +38,16 @@ def _mix_in_place(z: Tensor) -> Tensor:
     return z
 
 
-def image_keys(seed: int, step: int, ids: Tensor) -> Tensor:
-    """The key of each image in one step: int64 (N,) from ids (N,) int64."""
+def image_keys(seed: int, step: int, ids: Tensor, ahead: Tensor | int = 0) -> Tensor:
+    """The key of each image in one step: int64 (N,) from ids (N,) int64.
+
+    Args:
+        ahead: (N,) int64, tells two of the same image in a step apart: by how many its round is
+            ahead of the epoch.
+    """
     # In Python's numbers: the copy of a tensor to the device would wait for the step before.
     base = _mix_number(_mix_number(seed) + step)
-    return mix(ids * _GOLDEN + _signed(base))
+    return mix(ids * _GOLDEN + ahead * _SECOND + _signed(base))
 
 
 def _mix_number(z: int) -> int:

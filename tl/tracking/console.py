@@ -12,7 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tl.tracking.progress_line import TimeLeft, duration, is_evaluation, speed, values, where
+from tl.config import BestConfig
+from tl.selection import sign_of
+from tl.tracking.progress_line import TimeLeft, best, duration, is_evaluation, speed, values, where
 from tl.tracking.tracker import Metrics, RunInfo
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -42,7 +44,8 @@ class ConsoleTracker:
         self._live: Live | None = None
         self._total = self._step = 0
         self._latest: Metrics = {}
-        self._best: float | None = None
+        self._best: float | int | None = None
+        self._chosen = BestConfig()
         self._left = TimeLeft(0)
         self._seconds_left: float | None = None
         self._last_line: float | None = None
@@ -75,6 +78,7 @@ class ConsoleTracker:
         """Begin to show the progress of a run."""
         self._total, self._step = run.total_steps, run.start_step
         self._left = TimeLeft(run.total_steps)
+        self._best, self._chosen = run.best, BestConfig(**run.config.get("best", {}))
         if self._live_wanted:
             self._live = Live(
                 console=self.console,
@@ -92,14 +96,20 @@ class ConsoleTracker:
         self._left.update(step, now, metrics.get("phase"))
         self._seconds_left = self._left.seconds()
         evaluation = is_evaluation(metrics)
-        accuracy = metrics.get("val/accuracy")
-        if isinstance(accuracy, int | float):
-            self._best = accuracy if self._best is None else max(self._best, accuracy)
+        value = metrics.get(self._chosen.metric)
+        if isinstance(value, int | float):
+            sign = sign_of(self._chosen)
+            if self._best is None or sign * (value - self._best) > 0:
+                self._best = value
         due = self._last_line is None or now - self._last_line >= SECONDS_BETWEEN_LINES
         if evaluation or (self._live is None and (due or step >= self._total)):
             self.say(self._line(metrics, step, evaluation))
             # An evaluation's line does not take the place of the next one of training.
             self._last_line = self._last_line if evaluation else now
+
+    def expect(self, total_steps: int) -> None:
+        """A phase has ended early, and the run has fewer steps than it was thought to have."""
+        self._total = self._left.total = total_steps
 
     def finish(self, summary: dict[str, Any], state: str) -> None:
         """Take the live display away. Messages can still be shown."""
@@ -112,9 +122,10 @@ class ConsoleTracker:
             live.stop()
 
     def _line(self, metrics: Metrics, step: int, evaluation: bool) -> str:
-        parts = [*where(metrics, step, self._total), *values(metrics)]
+        chosen = self._chosen.metric
+        parts = [*where(metrics, step, self._total), *values(metrics, chosen)]
         if evaluation and self._best is not None:
-            parts.append(f"best {self._best:.3f}")
+            parts.append(best(chosen, self._best))
         parts += speed(metrics)
         if not evaluation and self._seconds_left is not None:
             parts.append(f"eta {duration(self._seconds_left)}")
@@ -134,9 +145,9 @@ class ConsoleTracker:
             ProgressBar(total=max(self._total, 1), completed=self._step),
             Text("  ".join(right)),
         )
-        numbers = values(latest)
+        numbers = values(latest, self._chosen.metric)
         if self._best is not None:
-            numbers.append(f"best {self._best:.3f}")
+            numbers.append(best(self._chosen.metric, self._best))
         return Group(top, Text("  ".join(numbers), no_wrap=True, overflow="ellipsis"))
 
     def _printable(self, text: str) -> str:

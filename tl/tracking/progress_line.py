@@ -12,8 +12,11 @@ _SHOWN = {
     "train/accuracy": ("acc", "{:.3f}"),
     "val/loss": ("val loss", "{:#.4g}"),
     "val/accuracy": ("val acc", "{:.3f}"),
+    "val/macro_f1": ("val f1", "{:.3f}"),
+    "val/balanced_accuracy": ("val bal acc", "{:.3f}"),
     "lr": ("lr", "{:.1e}"),
 }
+_IF_CHOSEN = ("val/macro_f1", "val/balanced_accuracy")
 
 
 def is_evaluation(metrics: Mapping[str, Any]) -> bool:
@@ -32,13 +35,19 @@ def where(metrics: Mapping[str, Any], step: int, total: int) -> list[str]:
     return parts
 
 
-def values(metrics: Mapping[str, Any]) -> list[str]:
-    """The usual metrics, in a fixed order, each with its name."""
+def values(metrics: Mapping[str, Any], chosen: str = "") -> list[str]:
+    """The usual metrics, and the one that chooses the best, in a fixed order, by name."""
     return [
         f"{name} {form.format(metrics[key])}"
         for key, (name, form) in _SHOWN.items()
-        if isinstance(metrics.get(key), int | float)
+        if isinstance(metrics.get(key), int | float) and (key == chosen or key not in _IF_CHOSEN)
     ]
+
+
+def best(metric: str, value: float | int) -> str:
+    """The best value of a metric so far; it is that of the accuracy unless it has a name."""
+    name, form = _SHOWN[metric]
+    return f"best {'' if metric == 'val/accuracy' else f'{name} '}{form.format(value)}"
 
 
 def speed(metrics: Mapping[str, Any]) -> list[str]:
@@ -64,7 +73,7 @@ class TimeLeft:
     """
 
     def __init__(self, total: int) -> None:
-        self._total = total
+        self.total = total
         self._phase: object = None
         self._seen: deque[tuple[int, float]] = deque(maxlen=20)
 
@@ -82,4 +91,4 @@ class TimeLeft:
         (first, since), (last, now) = self._seen[0], self._seen[-1]
         if last <= first:
             return None
-        return (self._total - last) * (now - since) / (last - first)
+        return (self.total - last) * (now - since) / (last - first)

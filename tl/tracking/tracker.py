@@ -27,6 +27,8 @@ class RunInfo:
     """steps that are done already"""
     resumed: bool = False
     """goes on from a checkpoint"""
+    best: float | int | None = None
+    """the value of `best.metric` of the best evaluation so far"""
 
 
 class Tracker(Protocol):

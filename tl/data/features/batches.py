@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ class Features:
 
     split: Split
     views: int
-    """how many views there are of an image; an epoch takes the one of its number modulo this"""
+    """how many views there are of an image; a round takes the one of its number modulo this"""
     entries: Mapping[int, Entry]
     """by view, those that are needed"""
     rows: Mapping[int, Tensor]
@@ -49,6 +49,7 @@ class FeatureStream:
     def __init__(self, features: Features, sampler: Sampler) -> None:
         self.features, self.sampler = features, sampler
         self._bad = {view: entry.bad for view, entry in features.entries.items()}
+        self._any_bad = any(self._bad.values())
         self._labels = torch.from_numpy(features.split.labels)
 
     def __len__(self) -> int:
@@ -56,30 +57,47 @@ class FeatureStream:
 
     def __iter__(self) -> Iterator[Batch]:
         for keys in self.sampler:
-            view = keys[0][0] % self.features.views  # all of a batch are of one epoch
-            bad_rows = self._bad[view]
-            wanted = [i for _, i in keys if i != PADDING]
-            good = [i for i in wanted if i not in bad_rows] if bad_rows else wanted
+            wanted = [(number, i) for number, i in keys if i != PADDING]
+            bad = []
+            if self._any_bad:
+                bad = [(i, why) for number, i in wanted if (why := self._why_bad(number, i))]
+            good = [key for key in wanted if not self._why_bad(*key)] if bad else wanted
             names = self.features.split.names
             # A process cannot sit a step out: with nothing to take it gets one row of weight 0.
-            ids = torch.tensor(good or [0])
+            rounds, numbers = zip(*(good or [(keys[0][0], 0)]), strict=True)
+            ids = torch.tensor(numbers)
             yield {
-                "image": self._take(view, ids),
+                "image": self._take(rounds, ids),
                 "label": self._labels[ids],
                 "id": ids if good else torch.tensor([PADDING]),
+                "round": torch.tensor(rounds),
                 "weight": torch.full((len(ids),), 1.0 if good else 0.0),
-                "bad": [(names[i], bad_rows[i]) for i in wanted if i in bad_rows],
+                "bad": [(names[i], why) for i, why in bad],
                 "start": self.features.start,
             }
 
-    def _take(self, view: int, ids: Tensor) -> Tensor:
-        """The features (B, …) of these images."""
-        rows, layout = self.features.rows[view], self.features.entries[view].layout
+    def _why_bad(self, number: int, i: int) -> str | None:
+        """Why an image could not be read, in the view that a round takes; None if it could."""
+        return self._bad[number % self.features.views].get(i)
+
+    def _take(self, rounds: Sequence[int], ids: Tensor) -> Tensor:
+        """The features (B, …) of these images, each in the view that its round takes."""
+        views = [number % self.features.views for number in rounds]
+        layout = self.features.entries[views[0]].layout
+        if len(set(views)) == 1:
+            return layout.from_bytes(self._rows(views[0], ids))
+        # Sampled by class, images of one batch are of several rounds.
+        places = [[k for k, of in enumerate(views) if of == view] for view in sorted(set(views))]
+        taken = torch.cat([self._rows(views[of[0]], ids[of]) for of in places])
+        back = torch.tensor([k for of in places for k in of]).argsort()
+        return layout.from_bytes(taken[back.to(taken.device)])
+
+    def _rows(self, view: int, ids: Tensor) -> Tensor:
+        """The bytes (B, stride) of the features of these images."""
+        rows = self.features.rows[view]
         if self.features.on_device:
-            taken = rows.index_select(0, ids.pin_memory().to(rows.device, non_blocking=True))
-        else:
-            taken = torch.empty(
-                len(ids), layout.stride, dtype=torch.uint8, pin_memory=self.features.pin_memory
-            )
-            torch.index_select(rows, 0, ids, out=taken)
-        return layout.from_bytes(taken)
+            return rows.index_select(0, ids.pin_memory().to(rows.device, non_blocking=True))
+        taken = torch.empty(
+            len(ids), rows.shape[1], dtype=torch.uint8, pin_memory=self.features.pin_memory
+        )
+        return torch.index_select(rows, 0, ids, out=taken)
