@@ -39,7 +39,8 @@ class Eventful(Supervised):
                 hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()[:16]
                 for image in batch["image"].float()
             ]
-            seen = {str(i): d for i, d in zip(batch["id"].tolist(), digests, strict=True) if i >= 0}
+            keys = zip(batch["id"].tolist(), batch["round"].tolist(), strict=True)
+            seen = {f"{i} {n}": d for (i, n), d in zip(keys, digests, strict=True) if i >= 0}
             line = json.dumps({"phase": self.phase.name, "progress": progress, "seen": seen})
             with Path(notes, f"{rank}.jsonl").open("a") as file:
                 file.write(line + "\n")

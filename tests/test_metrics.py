@@ -10,11 +10,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+)
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+)
 
-from tl.metrics import Confusion, Sums, per_class
+from tl.metrics import Confusion, Sums, balanced_accuracy, macro_f1, per_class
 
 CPU = torch.device("cpu")
 C = 5
@@ -89,6 +98,24 @@ def test_per_class_is_scikit_learns(cut: tuple[Tensor, Tensor, list[slice]]) -> 
     assert [row["recall"] for row in rows] == recall.tolist()
     assert [row["f1"] for row in rows] == pytest.approx(f1.tolist(), abs=1e-15)
     assert [row["images"] for row in rows] == support.tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(shares())
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_macro_f1_and_balanced_accuracy_are_those_of_scikit_learn_and_torchmetrics(
+    cut: tuple[Tensor, Tensor, list[slice]],
+) -> None:
+    labels, predictions, slices = cut
+    first, *others = [counted(labels[s], predictions[s]) for s in slices]
+    confusion = first.reduce(adding([part.counts for part in others]))
+    f1, recall = macro_f1(confusion), balanced_accuracy(confusion)
+    # The order of five additions; an ulp of 1 is 2e-16.
+    assert f1 == pytest.approx(f1_score(labels, predictions, average="macro"), abs=1e-15)
+    assert recall == pytest.approx(balanced_accuracy_score(labels, predictions), abs=1e-15)
+    # torchmetrics divides in float32, whose epsilon is 1.2e-7.
+    theirs = multiclass_f1_score(predictions, labels, num_classes=C, average="macro").item()
+    assert f1 == pytest.approx(theirs, rel=1e-6, abs=1e-6)
 
 
 def test_a_class_without_images_is_zero_and_no_nan() -> None:

@@ -6,11 +6,12 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from torch.utils.data import DataLoader
+from typing_extensions import TypedDict  # of typing's pydantic knows nothing before Python 3.12
 
 from tl.config import Config, NonNegativeInt, Phase
 from tl.data.sampler import EvaluationSampler, TrainSampler, train_sampler
