@@ -103,6 +103,7 @@ def test_per_class_is_scikit_learns(cut: tuple[Tensor, Tensor, list[slice]]) -> 
 @settings(max_examples=100, deadline=None)
 @given(shares())
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@pytest.mark.filterwarnings("ignore:A single label was found")
 def test_macro_f1_and_balanced_accuracy_are_those_of_scikit_learn_and_torchmetrics(
     cut: tuple[Tensor, Tensor, list[slice]],
 ) -> None:

@@ -103,7 +103,7 @@ def test_an_epoch_has_each_class_as_often_and_an_image_each_time_in_another_way(
 
 
 @pytest.mark.parametrize(
-    "world_size", [*(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3)), 4]
+    "world_size", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))]
 )
 def test_a_run_is_the_same_on_any_number_of_processes(
     gloo_workers: GlooWorkers, data: str, whole: Path, tmp_path: Path, world_size: int

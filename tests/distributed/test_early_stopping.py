@@ -150,7 +150,7 @@ def test_it_ends_at_the_same_step_on_1_then_2_then_3_processes(
 
 
 @pytest.mark.parametrize(
-    "world_size", [*(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3)), 4]
+    "world_size", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))]
 )
 def test_best_step_and_end_are_the_same_on_any_number_of_processes(
     gloo_workers: GlooWorkers, whole: Path, tmp_path: Path, world_size: int
@@ -163,3 +163,15 @@ def test_best_step_and_end_are_the_same_on_any_number_of_processes(
     for key in ("best_step", "val/accuracy", "early_stops", "steps", "images"):
         assert summaries[0][key] == expected[key]
     assert_same_lines(folder, whole)
+
+
+def test_there_is_an_evaluation_and_a_checkpoint_after_as_many_steps_as_asked_for(
+    gloo_workers: GlooWorkers, tmp_path: Path
+) -> None:
+    own = ("checkpoint.every_steps=null", "phases.0.epochs=2", "phases.0.evaluate_every_steps=3",
+           "phases.1.epochs=1", "phases.1.evaluate_every_steps=9")  # fmt: skip
+    gloo_workers.run(1, run, str(tmp_path / "run"), *own)
+    lines = lines_of(tmp_path / "run")
+    assert [x["step"] for x in lines if "val/loss" in x] == [3, 4, 6]
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names == {"step-3", "step-4", "step-6"}

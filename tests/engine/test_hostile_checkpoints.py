@@ -89,6 +89,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "huge step": (state(phase_step=10**400), "holds what no run writes: phase_step"),
     "step that is true": (state(step=True), "holds what no run writes: step"),
     "best is a list": (state(best=[]), "holds what no run writes: best"),
+    "early stop of no phase": (state(early_stops=[{"index": 0}]), "no run writes: early_stops"),
     "bad images": (state(bad_images={"a": {}}), "holds what no run writes: bad_images"),
     "seconds": (state(wall_seconds="1", step="2"), "no run writes: step, wall_seconds"),
     "other data": (state(data="0" * 64), "are not those it began with"),

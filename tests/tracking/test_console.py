@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tl.tracking.console import open_console
 from tl.tracking.progress_line import TimeLeft, duration
+from tl.tracking.tracker import RunInfo
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -99,6 +102,22 @@ def test_a_log_has_plain_lines_of_the_first_and_last_step_and_every_evaluation()
     ]
     assert lines[3].startswith("step 600/600  phase head  epoch 7  loss 0.001667  acc 0.861")
     assert lines[3].endswith("312 img/s  eta 0:00")
+
+
+def test_the_best_is_that_of_the_metric_that_was_chosen_and_of_earlier_starts() -> None:
+    shown = io.StringIO()
+    with open_console(shown) as console:
+        chosen = {"metric": "val/loss", "mode": "auto"}
+        console.start(RunInfo({"best": chosen}, Path("runs/x"), "id1", 600, 10, True, best=0.25))
+        for step, loss in ((20, 0.5), (30, 0.125)):
+            console.log({"val/loss": loss, "val/accuracy": 0.5, "val/macro_f1": 0.5}, step)
+        console.expect(300)
+        console.log({"val/loss": 0.5, "val/accuracy": 0.5}, 40)
+    assert [line.rstrip() for line in shown.getvalue().splitlines()] == [
+        "step 20/600  val loss 0.5000  val acc 0.500  best val loss 0.2500",
+        "step 30/600  val loss 0.1250  val acc 0.500  best val loss 0.1250",
+        "step 40/300  val loss 0.5000  val acc 0.500  best val loss 0.1250",
+    ]
 
 
 def test_a_log_is_flushed_line_by_line() -> None:
