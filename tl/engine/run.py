@@ -88,9 +88,6 @@ def run(
     here.check_same("images", images)
     for note in (*source.notes, describe_source(source)):
         console.say(note)
-    for i, phase in enumerate(loaded.phases):
-        with blamed_on(loaded.origins, "phases", i, "sampling"):
-            check_classes(phase.sampling, source.train.labels, source.classes)
     with blamed_on(loaded.origins, "model", "name"):
         zoo.check_architecture(config.model.name)
     with blamed_on(loaded.origins, "model", "weights"):
@@ -108,6 +105,8 @@ def run(
         check_phases(loaded, here)
     given = here.on_all(lambda: given_for(loaded, source, network))
     for i, phase in enumerate(loaded.phases):
+        with blamed_on(loaded.origins, "phases", i, "sampling"):
+            check_classes(phase.sampling, source.train.labels, source.classes)
         with blamed_on(loaded.origins, "phases", i, "train"):
             trainable_names(network, phase.train)
         show_plan(loaded, i, source, network, given, preprocessing, report, here, console)
