@@ -40,7 +40,7 @@ def types_of(annotation: Any) -> set[Any]:
     if get_origin(annotation) in (Union, types.UnionType):
         return set().union(*(types_of(part) for part in get_args(annotation)))
     if get_origin(annotation) is Literal:
-        return {str}
+        return {type(value) for value in get_args(annotation)}
     return {get_origin(annotation) or annotation}
 
 

@@ -55,6 +55,8 @@ OVERRIDES = [
     "phases.0.optimizer.lr=0.5", "optimizer={lr: 0.25}", "run_dir=null", "run_dir='null'",
     'tracking.wandb.name="two\\nlines # and no comment"', "tracking.wandb.tags=[a b, 'no', '1e-3']",
     "data.root=" + "long/ " * 60, "tracking.wandb.name=over\n  lines", "data.classes=[no, 7]",
+    "model={head: classes, head_classes: {'a: b': ant, '7': 3}}", "data.channels=1",
+    "model.reuse.graft=[{weights: /a, from: b}, {weights: /b, match: 'x(.*)', rename: \\1}]",
 ]  # fmt: skip
 
 
@@ -145,9 +147,12 @@ def accepts(schema: dict[str, Any], value: Any) -> bool:
                     accepts(rule[key], item) for key, item in value.items() if key in rule
                 )
             case "additionalProperties":
-                assert isinstance(rule, bool)
-                known = set(schema.get("properties", ()))
-                ok = rule or not isinstance(value, dict) or not set(value) - known
+                known = schema.get("properties", {})
+                ok = not isinstance(value, dict) or all(
+                    rule is True or (rule is not False and accepts(rule, item))
+                    for key, item in value.items()
+                    if key not in known
+                )
             case "required":
                 ok = not isinstance(value, dict) or set(rule) <= set(value)
             case "items":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from freezing_toys import REAL, all_names, frozen, on_meta
@@ -114,3 +116,5 @@ def test_random_weights_that_never_train_are_noted() -> None:
     (note,) = random_and_frozen(frozen("head"), all_names(network), pretrained=False)
     assert "the weights are random" in note
     assert random_and_frozen(frozen("full"), all_names(network), pretrained=False) == []
+    (_, body) = random_and_frozen(frozen("regex(two)"), all_names(network), pretrained=True)
+    assert re.fullmatch(r"\d+ new, random and frozen below the head: in one.*", body)

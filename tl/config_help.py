@@ -16,6 +16,9 @@ from tl.mistakes import dotted, leaves
 from tl.phases import STRATEGIES
 from tl.yaml12 import KeyPath
 
+GROUPS = {path[:n] for path, _ in leaves(Config) for n in range(1, len(path))}
+"""keys that hold keys; what else is a mapping is a value"""
+
 
 def type_name(annotation: Any) -> str:
     """How a type is written for people: ``float``, ``sgd | adamw``, ``int or null``."""
@@ -95,7 +98,7 @@ def _append(
 ) -> None:
     for key, value in values.items():
         here = (*path, key)
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and here in GROUPS:
             pairs.append((f"{' ' * indent}{key}:", ""))
             _append(pairs, value, here, origins, indent + 2)
         else:

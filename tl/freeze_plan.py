@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl.freezing import head
 from tl.models.network import Network
+from tl.models.stages import is_below
 from tl.models.synced_batch_norm import is_synchronized
 
 
@@ -82,8 +83,17 @@ def random_and_frozen(network: Network, new: Iterable[str], pretrained: bool) ->
     frozen = {n for n, p in network.model.named_parameters() if not p.requires_grad}
     if frozen and not pretrained:
         return [f"the weights are random (model.weights is null), and {len(frozen)} are frozen"]
-    stuck = sorted(frozen & set(new) & head(network))
-    return [f"new, random and frozen: {', '.join(stuck)}"] if stuck else []
+    stuck = frozen & set(new)
+    notes = []
+    if of_head := sorted(stuck & head(network)):
+        notes.append(f"new, random and frozen: {', '.join(of_head)}")
+    # Of an auxiliary classifier that a file lacks it is right: what is frozen needs no help.
+    auxiliary = [stage.aux.name for stage in network.stages if stage.aux]
+    body = {n for n in stuck - head(network) if not any(is_below(n, a) for a in auxiliary)}
+    if body:
+        stages = dict.fromkeys(s.name for s in network.stages if any(map(s.owns_name, body)))
+        notes.append(f"{len(body)} new, random and frozen below the head: in {', '.join(stages)}")
+    return notes
 
 
 def frozen_tensors(network: Network) -> dict[str, Tensor]:

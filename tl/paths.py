@@ -46,6 +46,13 @@ def with_paths(config: Config) -> Config:
         data = data.model_copy(update={"root": absolute(data.root, "data.root")})
     if model.weights is not None and is_weights_path(model.weights):
         model = model.model_copy(update={"weights": absolute(model.weights, "model.weights")})
+    grafts = [
+        graft.model_copy(update={"weights": absolute(graft.weights, "model.reuse.graft")})
+        for graft in model.reuse.graft
+    ]
+    if grafts:
+        reuse = model.reuse.model_copy(update={"graft": grafts})
+        model = model.model_copy(update={"reuse": reuse})
     cache = config.cache
     if cache.folder is not None:
         cache = cache.model_copy(update={"folder": absolute(cache.folder, "cache.folder")})

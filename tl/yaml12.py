@@ -146,12 +146,17 @@ def dump(value: Any) -> str:
 
 
 def dump_inline(value: Any) -> str:
-    """The same on one line, for a scalar, a list of them or a group of them."""
-    holder = value if isinstance(value, dict) else [value]  # a scalar alone gets an end mark
+    """The same on one line."""
+    # In two lists, since one of mappings is not written on one line by itself.
     items = yaml.dump(
-        holder, Dumper=_Dumper, allow_unicode=True, default_flow_style=True, width=math.inf
-    ).strip()
-    return items if holder is value else items[1:-1]
+        [[value]],
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=True,
+        width=math.inf,
+    )
+    return items.strip()[2:-2]
 
 
 class _Dumper(yaml.SafeDumper):

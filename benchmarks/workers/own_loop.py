@@ -35,7 +35,7 @@ def main() -> None:
     run.make_network = lambda config, source: (
         network(toy),
         with_image_size(preprocessing_of("resnet18", None), toys.SIZE),
-        LoadReport("random weights", 0, (), ()),
+        LoadReport("random weights", (), (), ()),
     )
     Run.open_stream = open_stream  # type: ignore[method-assign]
     loaded = load(

@@ -20,7 +20,7 @@ from tl.errors import OnOneProcessError
 from tl.heap import keep_little_memory
 
 Batch = dict[str, Any]
-"""image (N, 3, S, S) uint8, its colours last in memory; label (N,) int64; id (N,) int64;
+"""image (N, channels, S, S) uint8, its colours last in memory; label (N,) int64; id (N,) int64;
 round (N,) int64, of each image (see `tl.data.sampler.Key`);
 weight (N,) float32, 1, or 0 for padding; and bad: list of (file, reason) of images that could not
 be decoded and are left out.
@@ -53,8 +53,10 @@ class Images(Dataset):
         size: int,
         decode: Decode,
         views: int | None = None,
+        channels: int = 3,
     ) -> None:
-        self.split, self.view, self.seed, self.size = split, view, seed, size
+        self.split, self.view, self.seed = split, view, seed
+        self.size, self.channels = size, channels
         self.decode, self.views = decode, views
 
     def __getitem__(self, key: Key) -> Item:
@@ -102,7 +104,7 @@ class Images(Dataset):
         }
 
     def _empty(self) -> Tensor:
-        return torch.zeros(self.size, self.size, 3, dtype=torch.uint8).permute(2, 0, 1)
+        return torch.zeros(self.size, self.size, self.channels, dtype=torch.uint8).permute(2, 0, 1)
 
 
 class Sampler(Iterable[list[Key]], Sized, Protocol):
@@ -120,13 +122,14 @@ def open_stream(
     workers: int,
     pin_memory: bool,
     views: int | None = None,
+    channels: int = 3,
 ) -> DataLoader:
     """A loader of this process's batches, one for each item of ``sampler``.
 
     It is opened once for a phase, so workers do not start again with every epoch, and they read
     ahead over the ends of epochs.
     """
-    images = Images(split, view, seed, size, decode, views)
+    images = Images(split, view, seed, size, decode, views, channels)
     return DataLoader(
         images,
         batch_sampler=sampler,

@@ -31,7 +31,7 @@ lies further out is cut off afterwards."""
 
 
 class View(Protocol):
-    """What is seen of an image: uint8 (3, S, S), its colours last in memory.
+    """What is seen of an image: uint8 (channels, S, S), its colours last in memory.
 
     Both methods draw from torch's generator, and the same when it is seeded the same: so what is
     seen can be told from the size alone, before anything is decoded.
@@ -59,7 +59,7 @@ class _Plain:
         part, target = _middle(decoded.size), self._resized(decoded.size)
         resized = resized_part(decoded, part, target, _filter(self.preprocessing))
         side = self.preprocessing.crop_size
-        return v2.functional.pil_to_tensor(v2.functional.center_crop(resized, [side, side]))
+        return _tensor(v2.functional.center_crop(resized, [side, side]), self.preprocessing)
 
     def _resized(self, size: Size) -> Size:
         """The shorter side becomes what the recipe says; the longer one is rounded down."""
@@ -109,7 +109,7 @@ class _Cropped:
             seen = seen.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.more is not None:
             seen = self.more(seen)
-        return v2.functional.pil_to_tensor(seen)
+        return _tensor(seen, self.preprocessing)
 
     def _part(self, size: Size) -> tuple[int, int, int, int]:
         width, height = size
@@ -117,6 +117,15 @@ class _Cropped:
         box = self.crop.make_params([stand_in])
         left, top = box["left"], box["top"]
         return left, top, left + box["width"], top + box["height"]
+
+
+def _tensor(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """An RGB image as uint8 (channels, H, W).
+
+    One channel is Pillow's L, (19595 R + 38470 G + 7471 B) / 65536, rounded: of a grey image that
+    had become RGB, bit for bit what it was.
+    """
+    return v2.functional.pil_to_tensor(image.convert("L") if preprocessing.channels == 1 else image)
 
 
 def _heads() -> bool:
@@ -165,13 +174,13 @@ def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Views as a network's input, bit for bit as torchvision's recipes compute it on a CPU.
 
     Args:
-        images: (..., 3, H, W) uint8, on any device.
+        images: (..., channels, H, W) uint8, on any device.
 
     Returns:
-        (..., 3, H, W) float32 there, colours last in memory (channels_last).
+        (..., channels, H, W) float32 there, colours last in memory (channels_last).
     """
     colours_last = images.movedim(-3, -1)
-    rows = colours_last.flatten(-2)  # (..., H, W · 3)
+    rows = colours_last.flatten(-2)  # (..., H, W · channels)
     width = colours_last.shape[-2]
     # A row of means for a row of pixels: over the three colours alone, in the order that they have
     # in memory, each of these three passes takes three times as long.
@@ -186,7 +195,7 @@ def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
             row.copy_(pixels).div_(255).sub_(mean).div_(std)
     else:
         out = rows.to(torch.float32).div_(255).sub_(mean).div_(std)
-    return out.unflatten(-1, (width, 3)).movedim(-1, -3)
+    return out.unflatten(-1, (width, preprocessing.channels)).movedim(-1, -3)
 
 
 Argument = TypeVar("Argument")

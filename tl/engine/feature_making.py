@@ -46,7 +46,7 @@ class Wanted:
 
 @torch.inference_mode()
 def features_of(run: Run, images: Tensor) -> Tensor:
-    """What the frozen prefix makes of images (N, 3, S, S) on the device."""
+    """What the frozen prefix makes of images (N, channels, S, S) on the device."""
     with run.runtime.accelerator.autocast():
         return run.network.features(images, run.network.frozen_prefix)
 

@@ -87,7 +87,8 @@ def _row_bytes(network: Network, preprocessing: Preprocessing, half: bool) -> in
     """Bytes that the features of an image take, by sending an empty one through."""
     parameter = next(network.parameters())
     size = preprocessing.crop_size
-    image = torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype)
+    shape = (1, network.in_channels, size, size)
+    image = torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
     features = network.features(image, network.frozen_prefix)
     layout = Layout.of(features.to(torch.bfloat16 if half else torch.float32), rows=1)
     return layout.stride

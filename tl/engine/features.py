@@ -170,7 +170,7 @@ def _verified(run: Run, path: Path, mates: list[int]) -> Entry | None:
 def _layout(run: Run, wanted: Wanted) -> Layout:
     """How the features lie on the disk, by sending two empty images through the prefix."""
     size = run.preprocessing.crop_size
-    images = torch.zeros(2, 3, size, size, device=run.runtime.device)
+    images = torch.zeros(2, run.network.in_channels, size, size, device=run.runtime.device)
     features = features_of(run, images.contiguous(memory_format=torch.channels_last))
     return Layout.of(features, len(wanted.split))
 

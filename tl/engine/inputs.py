@@ -13,8 +13,8 @@ from tl.models.preprocessing import Preprocessing
 def to_network(batch: Batch, device: torch.device, preprocessing: Preprocessing) -> Batch:
     """The tensors of a batch on ``device``; the copy overlaps where memory is pinned.
 
-    Images of 8 bits become (N, 3, S, S) float32, normalised; what is no image of 8 bits any more
-    stays as it is.
+    Images of 8 bits become (N, channels, S, S) float32, normalised; what is no image of 8 bits any
+    more stays as it is.
     """
     there = {
         name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value

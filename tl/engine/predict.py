@@ -97,6 +97,7 @@ def predict(
         sampler,
         seed=0,
         size=model.preprocessing.crop_size,
+        channels=model.preprocessing.channels,
         decode=images.decode,
         workers=workers,
         pin_memory=here.device.type == "cuda",

@@ -21,18 +21,26 @@ from tl.errors import printable
 from tl.freeze_plan import StagePlan, freeze_plan, random_and_frozen
 from tl.freezing import freeze, trainable_names
 from tl.mistakes import blamed_on
-from tl.models import folders, saved, weights, zoo
+from tl.models import folders, graft, saved, weights, zoo
 from tl.models.dropout import not_by_image
+from tl.models.head_rows import HeadClasses
+from tl.models.load_report import LoadReport, StageCount, by_stage
 from tl.models.lora import adapt
 from tl.models.network import Network
-from tl.models.preprocessing import Preprocessing, preprocessing_of, with_image_size
+from tl.models.preprocessing import (
+    Preprocessing,
+    preprocessing_of,
+    with_channels,
+    with_image_size,
+)
 from tl.models.stages import is_below
-from tl.models.weights import LoadReport
 from tl.objectives import Given, make_objective
 from tl.optim import parameter_groups
 from tl.paths import is_weights_path
 from tl.tracking.console import ConsoleTracker
 from tl.tracking.tables import table
+
+_SHOWN = 10  # names of new tensors; a network grafted into random weights has hundreds
 
 
 def identity(source: Source) -> str:
@@ -58,17 +66,34 @@ def network_for(
     config: Config, classes: Sequence[str]
 ) -> tuple[Network, Preprocessing, LoadReport]:
     """The network that a run of this config starts with, for these classes."""
-    chosen = config.model.weights
-    preprocessing = preprocessing_of(config.model.name, chosen)
+    model, chosen = config.model, config.model.weights
+    preprocessing = preprocessing_of(model.name, chosen)
+    if config.data.channels is not None:
+        preprocessing = with_channels(preprocessing, config.data.channels)
     if config.data.image_size is not None:
         preprocessing = with_image_size(preprocessing, config.data.image_size)
     # The same seed on every process: a new head starts the same everywhere.
     torch.manual_seed(config.seed)
-    network = zoo.build(config.model.name, len(classes), preprocessing.crop_size)
-    keep_head = config.model.head == "keep" or (
-        config.model.head == "auto" and _classes_of(chosen) == list(classes)
+    network = zoo.build(
+        model.name,
+        len(classes),
+        preprocessing.crop_size,
+        in_channels=preprocessing.channels,
+        keep=model.reuse.upto or model.reuse.stages,
     )
-    report = weights.load(network, chosen, keep_head=keep_head)
+    keep_head = model.head == "keep" or (
+        model.head == "auto" and _classes_of(chosen) == list(classes)
+    )
+    known = HeadClasses(classes, model.head_classes or {})
+    report = weights.load(
+        network,
+        chosen,
+        keep_head=keep_head,
+        key=model.weights_key,
+        head_classes=known if model.head == "classes" else None,
+    )
+    for wish in model.reuse.graft:
+        report = graft.with_graft(report, wish, graft.graft(network, wish))
     return network, preprocessing, report
 
 
@@ -164,7 +189,20 @@ def describe_source(source: Source) -> str:
 
 
 def describe_weights(report: LoadReport) -> str:
+    """A line on the weights, and one for each thing that was done to make them fit."""
     if not report.loaded:
         return "weights: random"
-    new = f"; new: {', '.join(report.new)}" if report.new else ""
-    return f"weights: {report.source}, {report.loaded} tensors{new}"
+    shown = [*report.new[:_SHOWN], *(["…"] if len(report.new) > _SHOWN else [])]
+    new = f"; new: {', '.join(shown)}" if shown else ""
+    first = f"weights: {report.source}, {report.loaded} tensors{new}"
+    return "\n".join([first, *(f"  {note}" for note in report.notes)])
+
+
+def weights_table(network: Network, report: LoadReport) -> Table | None:
+    """Tensors by stage, where more became of them than that all but the head was loaded."""
+    counts = by_stage(network, report)
+    head = network.stages[-1].name
+    usual = all(row.stage == head or not (row.new or row.dropped or row.skipped) for row in counts)
+    if not report.loaded or usual:
+        return None
+    return table("weights by stage, in tensors", ["stage", *StageCount._fields[1:]], counts)

@@ -26,7 +26,14 @@ from tl.engine.agreement import Agreement
 from tl.engine.given import given_for
 from tl.engine.loop import train_phase
 from tl.engine.nonfinite import RollBack
-from tl.engine.prepare import describe_source, describe_weights, identity, make_network, show_plan
+from tl.engine.prepare import (
+    describe_source,
+    describe_weights,
+    identity,
+    make_network,
+    show_plan,
+    weights_table,
+)
 from tl.engine.resume import (
     check_length,
     check_same_images,
@@ -94,6 +101,8 @@ def run(
         here.first_on_each_node(lambda: published.download(config.model.name, config.model.weights))
     network, preprocessing, report = here.on_all(lambda: make_network(config, source))
     console.say(describe_weights(report))
+    if (by_stage := weights_table(network, report)) is not None:
+        console.show(by_stage)
     if loaded.later is not None:
         earlier = None if resume == "never" else folder
         pretrained = report.loaded > 0

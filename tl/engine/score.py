@@ -84,6 +84,7 @@ def measure(
         EvaluationSampler(len(split), asked.batch_size, here.rank, here.world_size),
         seed=asked.config.seed,
         size=model.preprocessing.crop_size,
+        channels=model.preprocessing.channels,
         decode=data.decode,
         workers=default_workers(here.processes_on_node) if data.workers is None else data.workers,
         pin_memory=here.device.type == "cuda",

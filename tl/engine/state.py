@@ -240,6 +240,7 @@ class Run:
             sampler,
             seed=self.config.seed,
             size=self.preprocessing.crop_size,
+            channels=self.preprocessing.channels,
             decode=self.config.data.decode,
             workers=self.workers,
             pin_memory=self.runtime.device.type == "cuda",

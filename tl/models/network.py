@@ -28,12 +28,13 @@ class Network(nn.Module):
 
     ``adapters`` (LoRA) are weights beside those of ``model``, or None: see ``tl.models.lora``. All
     methods that run the network run it with them.
+    ``left_out`` are stages that `tl.models.reuse` has cut off, of which weights may know.
 
     `expect` says which images come next: dropout is then a function of the image, see
     ``tl.models.dropout``, and synchronized BatchNorm leaves padding out.
 
-    Every method that takes ``start`` takes images (N, 3, H, W) when it is 0, and else the output
-    of ``features(images, start)``: what a cache of a frozen prefix holds.
+    Every method that takes ``start`` takes images (N, channels, H, W) when it is 0, and else the
+    output of ``features(images, start)``: what a cache of a frozen prefix holds.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Network(nn.Module):
         self.architecture = architecture
         self.arguments = arguments
         self.stages = tuple(stages)
+        self.left_out: tuple[Stage, ...] = ()
         self.frozen_prefix = 0
         self.eval_modules: frozenset[str] = frozenset()
         self.adapters: Adapters | None
@@ -55,6 +57,11 @@ class Network(nn.Module):
         self.draws = give_images_their_own(model)
         self.weight: Tensor | None = None
         accept_single_values(model)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images that go in."""
+        return self.arguments.get("in_channels", 3)
 
     def expect(self, batch: Mapping[str, Any]) -> None:
         """Say which images go through next in training.
@@ -178,7 +185,7 @@ def _check_input(x: Tensor, start: int) -> None:
     """Raise ValueError for what cannot be a batch of images, where one is expected."""
     if start == 0 and x.dim() != 4:
         raise ValueError(
-            f"expected images (N, 3, H, W), got {tuple(x.shape)}. Cached features go in as "
+            f"expected images (N, channels, H, W), got {tuple(x.shape)}. Cached features go in as "
             'network(batch["image"], batch["start"])'
         )
 

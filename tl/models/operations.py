@@ -21,6 +21,21 @@ def mean_pool(model: nn.Module, x: Tensor) -> Tensor:
     return x.mean([2, 3])
 
 
+def mean_pool_last(model: nn.Module, x: Tensor) -> Tensor:
+    """(N, H, W, C) to (N, C)."""
+    return x.mean([1, 2])
+
+
+def mean_tokens(model: Any, x: Tensor) -> Tensor:
+    """(N, L, C) to (N, C): the mean of the tokens that stand for patches."""
+    return x[:, getattr(model, "num_prefix_tokens", 0) :].mean(1)
+
+
+def standardise(model: nn.Module, x: Tensor) -> Tensor:
+    """(N, C) with mean 0 and variance 1 in each row: a LayerNorm without parameters."""
+    return nn.functional.layer_norm(x, x.shape[-1:])
+
+
 def relu(model: nn.Module, x: Tensor) -> Tensor:
     """An activation that a network applies without a module (DenseNet's last)."""
     return nn.functional.relu(x)
@@ -32,8 +47,14 @@ def adaptive_pool(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def transform_input(model: Any, x: Tensor) -> Tensor:
-    """From ImageNet's normalisation to the one that GoogLeNet and Inception were trained with."""
-    return model._transform_input(x)
+    """From ImageNet's normalisation to the one that GoogLeNet and Inception were trained with.
+
+    torchvision knows it for three channels; of any other number each gets the mean of the three:
+    normalised by 0.449 and 0.226 before, by 0.5 and 0.5 after.
+    """
+    if x.shape[1] == 3 or not model.transform_input:
+        return model._transform_input(x)
+    return x * (0.226 / 0.5) + (0.449 - 0.5) / 0.5
 
 
 def vit_embed(model: Any, x: Tensor) -> Tensor:

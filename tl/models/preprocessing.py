@@ -27,10 +27,15 @@ class Preprocessing:
 
     resize_size: int
     crop_size: int
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # a number for each channel of an image, of which there are 1 or 3
     std: tuple[float, ...]
     interpolation: str
     antialias: bool = True
+
+    @property
+    def channels(self) -> int:
+        """1: grey images, 3: RGB."""
+        return len(self.mean)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: lists for tuples."""
@@ -49,7 +54,7 @@ class Preprocessing:
         sizes = (made.resize_size, made.crop_size)
         if (
             not all(isinstance(n, (int, float)) and abs(n) < 1e6 for n in (*made.mean, *made.std))
-            or (len(made.mean), len(made.std)) != (3, 3)
+            or (len(made.mean), len(made.std)) not in ((1, 1), (3, 3))
             or not all(made.std)
             or not all(isinstance(n, int) and 0 < n <= LARGEST_SIZE for n in sizes)
             or made.interpolation not in _INTERPOLATIONS
@@ -57,7 +62,7 @@ class Preprocessing:
         ):
             raise UserError(
                 f"preprocessing {brief(values)} is not valid: sizes are whole numbers from 1 to "
-                f"{LARGEST_SIZE:,}, mean and std three numbers each, with no std of 0, and "
+                f"{LARGEST_SIZE:,}, mean and std three numbers each (grey: one), no std of 0, and "
                 f"interpolation is one of {', '.join(_INTERPOLATIONS)}."
             )
         return made
@@ -87,6 +92,17 @@ def with_image_size(preprocessing: Preprocessing, size: int) -> Preprocessing:
         raise UserError(f"image_size is {size}: it must be from 1 to {LARGEST_SIZE:,}.")
     resize = round(size * preprocessing.resize_size / preprocessing.crop_size)
     return dataclasses.replace(preprocessing, resize_size=resize, crop_size=size)
+
+
+def with_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:
+    """The same for grey images, or for RGB: grey has the mean of the three means and stds."""
+    if channels == preprocessing.channels:
+        return preprocessing
+    mean, std = (
+        (math.fsum(values) / len(values),) * channels
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+    return dataclasses.replace(preprocessing, mean=mean, std=std)
 
 
 def _of_torchvision(entry: WeightsEnum) -> Preprocessing:

@@ -135,8 +135,9 @@ def _fetch_timm(architecture: str, arguments: dict[str, Any]) -> dict[str, Tenso
             f"timm has no weights for {architecture}. Use model.weights=null or a file."
         )
     name = architecture.removeprefix(timm_models.PREFIX)
-    # With the number of classes that the weights have: what is not needed is dropped by load.
-    keywords = {key: value for key, value in arguments.items() if key != "num_classes"}
+    # With the classes, channels and stages that the weights have: load makes them fit.
+    ours = ("num_classes", "in_channels", "kept_stages")
+    keywords = {key: value for key, value in arguments.items() if key not in ours}
     try:
         # timm reads a Hub's .bin file with weights_only=True, and safetensors where there are any.
         model = timm.create_model(name, pretrained=True, **keywords)

@@ -86,6 +86,11 @@ def load(folder: Path) -> SavedModel:
     state = weight_files.read(found / "model.safetensors")
     weights.fit(network, state, str(found), keep_head=True)
     preprocessing = Preprocessing.from_dict(config["preprocessing"])
+    if preprocessing.channels != network.in_channels:
+        raise UserError(
+            f"{path} has a network for images of {network.in_channels} channels, and a mean and "
+            f"std of {preprocessing.channels}."
+        )
     return SavedModel(network.eval(), config["classes"], preprocessing)
 
 

@@ -45,7 +45,9 @@ class SourceHead(nn.Module):
         return self.train().requires_grad_(True)
 
 
-def load_source_head(network: Network, chosen: str | None, asked_by: str) -> SourceHead:
+def load_source_head(
+    network: Network, chosen: str | None, asked_by: str, key: str | None = None
+) -> SourceHead:
     """The head of the weights ``chosen`` for ``network``, as `weights.load` takes them.
 
     Raises:
@@ -53,7 +55,9 @@ def load_source_head(network: Network, chosen: str | None, asked_by: str) -> Sou
     """
     if chosen is None:
         raise UserError(f"{asked_by} needs pretrained weights, and model.weights is null")
-    state, source, final_relu = weights.read(network, chosen)
+    found_in = weights.read(network, chosen, key=key)
+    source = found_in.source
+    state, _, _ = weights.by_own_names(network, found_in.state, source)
     head = network.stages[-1]
     own = {n: p for n, p in network.model.named_parameters() if head.owns_name(n)}
     if missing := [name for name in own if name not in state]:
@@ -71,7 +75,7 @@ def load_source_head(network: Network, chosen: str | None, asked_by: str) -> Sou
     classes = len(next(iter(found.values())))
     built = zoo.rebuild(network.architecture, {**network.arguments, "num_classes": classes})
     if "final_relu" in built.arguments:
-        zoo.set_final_relu(built, final_relu)
+        zoo.set_final_relu(built, found_in.final_relu)
     with torch.no_grad():
         for name, value in found.items():
             built.model.get_parameter(name).copy_(value)

@@ -81,20 +81,29 @@ def build(architecture: str, given: dict[str, Any]) -> Network:
     """Build a network of timm with random weights; UserError if it cannot be built or cut."""
     pretrained_config(architecture)
     name = architecture.removeprefix(PREFIX)
+    keywords = {"in_chans" if k == "in_channels" else k: v for k, v in given.items()}
     try:
-        model = library(architecture).create_model(name, pretrained=False, **given)
+        model = library(architecture).create_model(name, pretrained=False, **keywords)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{architecture} cannot be built with {given}: {error}") from error
-    return Network(model, architecture, dict(given), stages_of(model, architecture))
+    stages = stages_of(model, architecture, given.get("in_channels", 3))
+    return Network(model, architecture, dict(given), stages)
 
 
-def stages_of(model: nn.Module, architecture: str) -> tuple[Stage, ...]:
+def input_shape(model: Any, channels: int) -> tuple[int, int, int]:
+    """Channels, height and width of an image that the network takes."""
+    _, height, width = model.pretrained_cfg.get("input_size", (3, 224, 224))
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or (height, width)
+    return channels, size[0], size[1]
+
+
+def stages_of(model: nn.Module, architecture: str, channels: int = 3) -> tuple[Stage, ...]:
     """The stages of a network of timm: the first of the possible lists that proves to be right."""
     classifier = _classifier_name(model)
     if classifier is not None:
         for body in _bodies(model):
             stages = _with_head(model, body, classifier)
-            if stages and _equal_the_network(stages, model):
+            if stages and _equal_the_network(stages, model, channels):
                 return stages
     raise UserError(
         f"{architecture} cannot be cut into features and one final layer (timm's forward_features, "
@@ -201,16 +210,15 @@ def _with_head(
     return (*(Stage(s.name, s.steps, o) for s, o in zip(stages, kept, strict=True)), head)
 
 
-def _equal_the_network(stages: tuple[Stage, ...], model: Any) -> bool:
+def _equal_the_network(stages: tuple[Stage, ...], model: Any, channels: int) -> bool:
     """Whether the stages give the network's own features and logits for a random input.
 
     Without real parameters (on the meta device) only the shapes can be compared.
     """
-    channels, height, width = model.pretrained_cfg.get("input_size", (3, 224, 224))
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or (height, width)
     parameter = next(model.parameters())
     # A generator of its own: building a network must not move the run's random numbers further.
-    image = torch.randn((1, channels, *size), generator=torch.Generator().manual_seed(0))
+    shape = (1, *input_shape(model, channels))
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     image = image.to(parameter.device)
     was_training = model.training
     model.eval()

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tl.errors import UserError, printable
+from tl.errors import UserError, printable, unknown
 
 # Of what other types there are (complex, 8-bit floats) a network of ours has no parameters.
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -30,14 +30,15 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read(path: Path, key: str | None = None) -> dict[str, Tensor]:
     """Read the tensors of a weights file by their names, on the CPU.
 
     A dictionary under "state_dict", "model_state_dict" or "model" is unwrapped, and the prefixes of
-    DistributedDataParallel and torch.compile are dropped.
+    DistributedDataParallel and torch.compile are dropped. ``key`` is one more to look under, such
+    as "teacher" or "model_ema": a dictionary's key, or what stands before names.
 
     Raises UserError if the file is missing or empty, is no weights file, is a TorchScript archive,
-    or is a pickle that would run code (nothing is run).
+    or is a pickle that would run code (nothing is run), or has nothing under ``key``.
     """
     if path.is_dir():
         raise UserError(
@@ -52,15 +53,21 @@ def read(path: Path) -> dict[str, Tensor]:
     if path.stat().st_size == 0:
         raise UserError(f"weights file {path} is empty: copy or download it again.")
     loaded = safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
-    return state_dict(loaded, str(path))
+    return state_dict(loaded, str(path), key)
 
 
-def state_dict(loaded: object, source: str) -> dict[str, Tensor]:
+def state_dict(loaded: object, source: str, key: str | None = None) -> dict[str, Tensor]:
     """The names and tensors in what was loaded; UserError (naming ``source``) if it has none."""
-    for wrapper in _WRAPPERS:
+    top = loaded
+    for wrapper in (key, *_WRAPPERS):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
-            break
+            if wrapper == key:
+                key = None
+            else:
+                break
+    if key is not None and isinstance(loaded, Mapping):
+        loaded = _below(key, loaded, top, source)
     if not isinstance(loaded, Mapping) or not loaded:
         raise UserError(
             f"{source} holds a {type(loaded).__name__} and not the named tensors of a network. "
@@ -71,7 +78,7 @@ def state_dict(loaded: object, source: str) -> dict[str, Tensor]:
         raise UserError(
             f"{source} does not hold a network's weights alone: {_listed(others)} "
             f"{'is no tensor' if len(others) == 1 else 'are no tensors'}. Weights are looked for "
-            f"at the top and under {', '.join(map(repr, _WRAPPERS))}."
+            f"at the top and under {', '.join(map(repr, _WRAPPERS))}.{_other_keys(loaded)}"
         )
     odd = [str(name) for name, value in loaded.items() if not _is_plain(value)]
     if odd:
@@ -84,6 +91,36 @@ def state_dict(loaded: object, source: str) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
+
+
+def _holds(loaded: object, key: object) -> bool:
+    return isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping)
+
+
+def _below(key: str, loaded: Mapping[Any, Any], top: Any, source: str) -> Mapping[Any, Any]:
+    """What is under ``key`` in a file whose weights are ``loaded``; UserError if nothing is."""
+    if _holds(loaded, key):
+        return loaded[key]
+    start = f"{key}."
+    below = {str(n).removeprefix(start): v for n, v in loaded.items() if str(n).startswith(start)}
+    if not below:
+        choices = {str(k) for holder in (top, loaded) for k in holder if _holds(holder, k)}
+        parts = [str(name).split(".") for name in loaded]
+        choices |= {".".join(p[:n]) for p in parts for n in (1, 2) if len(p) > n}
+        raise unknown(f"key in {source}", key, choices, "model.weights_key")
+    return below
+
+
+def _other_keys(loaded: Mapping[str, object]) -> str:
+    """Where else there are tensors by names, for who may have meant those."""
+    keys = [
+        str(key)
+        for key, value in loaded.items()
+        if isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values())
+    ]
+    if not keys:
+        return ""
+    return f" There are tensors under {_listed(keys)}: give model.weights_key={_listed(keys[:1])}."
 
 
 def _is_plain(value: Tensor) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision import models as tv
 
 from tl.errors import UserError, brief, unknown
-from tl.models import timm_models
+from tl.models import channels, reuse, timm_models
 from tl.models.families import stages_of
 from tl.models.network import Network
 
@@ -34,6 +34,8 @@ _MOST = {
     "image_size": LARGEST_SIZE,
     "input_size": LARGEST_SIZE,
     "img_size": LARGEST_SIZE,
+    "in_channels": 1000,
+    "kept_stages": 1000,
 }
 # Below this size nothing is left to pool for the auxiliary classifier of inception_v3.
 _INCEPTION_AUX_SIZE = 299
@@ -44,27 +46,42 @@ def architectures() -> list[str]:
     return tv.list_models(module=tv)
 
 
-def build(architecture: str, num_classes: int, image_size: int | None = None) -> Network:
+def build(
+    architecture: str,
+    num_classes: int,
+    image_size: int | None = None,
+    in_channels: int = 3,
+    keep: int | str | None = None,
+) -> Network:
     """Build a network with random weights, in training mode.
 
     ``image_size`` matters to networks that are built for one size (ViT, MaxViT, and timm's of that
     kind), and is checked against the smallest possible one for the others. Below 299 pixels,
     inception_v3 is built without its auxiliary classifier, which cannot train there.
 
-    Raises UserError for an unknown architecture, a number of classes below 1, an image size that is
-    not possible, or ``timm:NAME`` where timm is not installed.
+    ``keep`` is how many stages it has before its head, or the name of the last of them, see
+    `tl.models.reuse`; None for all. For ``in_channels`` other than 3 see `tl.models.channels`.
+
+    Raises UserError for an unknown architecture, a number of classes or channels below 1, an image
+    size or a cut that is not possible, or ``timm:NAME`` where timm is not installed.
     """
     if num_classes < 1:
         raise UserError(f"num_classes is {num_classes}: a network needs at least one class.")
     if timm_models.is_timm(architecture):
-        return rebuild(architecture, timm_models.arguments(architecture, num_classes, image_size))
-    check_architecture(architecture)
-    arguments: dict[str, Any] = {"num_classes": num_classes, **_FIXED.get(architecture, {})}
-    if architecture.startswith("squeezenet"):
-        arguments["final_relu"] = False
-    if image_size is not None:
-        arguments |= _size_arguments(architecture, image_size)
-    return rebuild(architecture, arguments)
+        arguments = timm_models.arguments(architecture, num_classes, image_size)
+    else:
+        check_architecture(architecture)
+        arguments = {"num_classes": num_classes, **_FIXED.get(architecture, {})}
+        if architecture.startswith("squeezenet"):
+            arguments["final_relu"] = False
+        if image_size is not None:
+            arguments |= _size_arguments(architecture, image_size)
+    if in_channels != 3:
+        arguments["in_channels"] = in_channels
+    network = rebuild(architecture, arguments)
+    if keep is not None:
+        reuse.cut(network, keep)
+    return network
 
 
 def rebuild(architecture: str, arguments: dict[str, Any]) -> Network:
@@ -73,15 +90,26 @@ def rebuild(architecture: str, arguments: dict[str, Any]) -> Network:
     Raises UserError if the architecture is unknown or does not take the arguments.
     """
     _check_arguments(architecture, arguments)
+    whole = {key: value for key, value in arguments.items() if key != "kept_stages"}
     if timm_models.is_timm(architecture):
-        return timm_models.build(architecture, arguments)
+        network = timm_models.build(architecture, whole)
+    else:
+        network = _of_torchvision(architecture, whole)
+    if "kept_stages" in arguments:
+        reuse.cut(network, arguments["kept_stages"])
+    return network
+
+
+def _of_torchvision(architecture: str, arguments: dict[str, Any]) -> Network:
     check_architecture(architecture)
     keywords = dict(arguments)
     final_relu = keywords.pop("final_relu", None)
+    in_channels = keywords.pop("in_channels", 3)
     try:
         model = tv.get_model(architecture, weights=None, **keywords)
     except Exception as error:  # builders check little of what they are given
         raise _not_built(architecture, arguments, str(error)) from error
+    channels.set_channels(model, in_channels)
     network = Network(model, architecture, dict(arguments), stages_of(model))
     if final_relu is not None:
         set_final_relu(network, final_relu)
@@ -103,8 +131,9 @@ def _check_arguments(architecture: str, arguments: dict[str, Any]) -> None:
         if name in _FLAGS:
             possible = isinstance(value, bool)
         else:
+            least = 1 if name == "in_channels" else 0
             possible = name in _MOST and all(
-                type(n) is int and 0 <= n <= _MOST[name] for n in numbers
+                type(n) is int and least <= n <= _MOST[name] for n in numbers
             )
         if not possible:
             reason = f"{brief(name)} cannot be {brief(value)}"
