@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from launch import evaluate, predict
+from tl.data.sampler import BatchShares
 from tl.data.transforms import normalise, plain_view
-from tl.engine.predict import BatchShares
 from tl.engine.prediction_rows import Csv, JsonLines, Prediction
 from tl.models import saved
 

@@ -179,3 +179,33 @@ class EvaluationSampler:
         for batch in range(len(self)):
             ids = mine[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield [(0, i) for i in ids] or [(0, PADDING)]
+
+
+@dataclass(frozen=True)
+class BatchShares:
+    """The batches of one process: a contiguous share of those that one process would make.
+
+    So a batch holds the same images however many processes there are, and the network says the
+    same of them (to the last bit, on the same kind of device with as many CPU threads). Each gets
+    the same number of batches; the last may be padding.
+    """
+
+    num_images: int
+    batch_size: int
+    rank: int
+    world_size: int
+
+    def __len__(self) -> int:
+        return math.ceil(self._batches / self.world_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        mine = range(self._batches)[share(self._batches, self.rank, self.world_size)]
+        for batch in mine:
+            start = batch * self.batch_size
+            yield [(0, i) for i in range(start, min(start + self.batch_size, self.num_images))]
+        for _ in range(len(self) - len(mine)):
+            yield [(0, PADDING)]
+
+    @property
+    def _batches(self) -> int:
+        return math.ceil(self.num_images / self.batch_size)

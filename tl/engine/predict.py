@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ import torch
 
 from tl.config import Config
 from tl.data.image_paths import ImagePaths
-from tl.data.sampler import PADDING, Key, share
+from tl.data.sampler import PADDING, BatchShares
 from tl.data.split import Split
 from tl.data.streams import Batch, default_workers, open_stream
 from tl.data.transforms import plain_view
@@ -27,36 +25,6 @@ from tl.errors import UserError
 from tl.models import saved
 from tl.models.saved import SavedModel
 from tl.tracking.console import open_console
-
-
-@dataclass(frozen=True)
-class BatchShares:
-    """The batches of one process: a contiguous share of those that one process would make.
-
-    So a batch holds the same images however many processes there are, and the network says the
-    same of them (to the last bit, on the same kind of device with as many CPU threads). Each gets
-    the same number of batches; the last may be padding.
-    """
-
-    num_images: int
-    batch_size: int
-    rank: int
-    world_size: int
-
-    def __len__(self) -> int:
-        return math.ceil(self._batches / self.world_size)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        mine = range(self._batches)[share(self._batches, self.rank, self.world_size)]
-        for batch in mine:
-            start = batch * self.batch_size
-            yield [(0, i) for i in range(start, min(start + self.batch_size, self.num_images))]
-        for _ in range(len(self) - len(mine)):
-            yield [(0, PADDING)]
-
-    @property
-    def _batches(self) -> int:
-        return math.ceil(self.num_images / self.batch_size)
 
 
 def predict(
