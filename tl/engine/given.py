@@ -44,7 +44,9 @@ def given_for(loaded: Loaded, source: Source, network: Network) -> Given:
                 given.pretrained = copy.deepcopy(network).eval().requires_grad_(False)
             if "source_head" in needs and given.source_head is None:
                 asked_by = f"objective={phase.objective}"
-                given.source_head = load_source_head(network, chosen, asked_by)
+                given.source_head = load_source_head(
+                    network, chosen, asked_by, loaded.config.model.weights_key
+                )
     return given
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 import torch
@@ -14,6 +13,7 @@ from tl.engine import checkpoint
 from tl.engine.command_age import seconds_since_command
 from tl.engine.compiling import compile_for
 from tl.engine.given import find_relationship
+from tl.engine.gradient import add_gradient
 from tl.engine.inputs import to_network
 from tl.engine.nonfinite import Guard, Policy, check_weights
 from tl.engine.phase_data import phase_data
@@ -160,27 +160,14 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         for micro_batch in batch:
             run.bad_images.meet(micro_batch.pop("bad"))
         batch = [to_network(part, runtime.device, run.preprocessing) for part in batch]
-        images_here = [micro_batch["weight"].sum() for micro_batch in batch]
-        global_count: Tensor | int = sampler.images_in(step)
-        if run.bad_images.policy == "skip":  # only then may there be fewer
-            global_count = runtime.all_reduce(torch.stack(images_here).sum()).clamp(min=1)
-
-        step_sums, losses = Sums(runtime.device), []
-        for micro_batch, images in zip(batch, images_here, strict=True):
+        for micro_batch in batch:
             # Sampled by class an image may be in a step twice: in other rounds, so by other keys.
             ahead = micro_batch["round"] - (sampler.first_epoch + step // steps_per_epoch)
             micro_batch["key"] = image_keys(config.seed, progress.step, micro_batch["id"], ahead)
-            micro_batch["global_count"] = global_count
-            meets = micro_batch is batch[-1]  # the processes reduce their gradients once a step
-            with contextlib.nullcontext() if meets else accelerator.no_sync(trained):
-                output = trained(micro_batch, step / total_steps)
-                loss = output.pop("loss")
-                # Each process holds its share of the global mean. DDP divides the sum of the
-                # gradients by the number of processes, which this takes back.
-                guard.backward(loss, runtime.world_size)
-            losses.append(loss.detach())
-            total = losses[-1].double() * global_count
-            step_sums.add(**{"loss": total, "images": images, **output})
+        images: int | None = sampler.images_in(step)
+        if run.bad_images.policy == "skip":  # only then may there be fewer
+            images = None
+        step_sums, loss = add_gradient(runtime, guard, trained, batch, images, step / total_steps)
 
         guard.unscale()
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -202,6 +189,6 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         agreement.tell(
             progress.step,
             wishes(run),
-            bad_loss=~sum(losses).isfinite(),
+            bad_loss=~loss.isfinite(),
             bad_gradient=left_out,
         )
