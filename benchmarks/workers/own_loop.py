@@ -20,7 +20,7 @@ import toys
 
 from tl.arguments import load
 from tl.command import is_main_process
-from tl.engine import run, runtime
+from tl.engine import prepare, run, runtime
 from tl.engine.state import Run
 from tl.models.network import Network
 from tl.models.preprocessing import preprocessing_of, with_image_size
@@ -32,7 +32,7 @@ def main() -> None:
     toy, run_dir = sys.argv[1], sys.argv[4]
     steps, warm_up = int(sys.argv[2]), int(sys.argv[3])
     # What is not to be measured is replaced: the network by a toy, the loader by a batch in memory.
-    run.make_network = lambda config, source: (
+    prepare.make_network = lambda config, source: (
         network(toy),
         with_image_size(preprocessing_of("resnet18", None), toys.SIZE),
         LoadReport("random weights", (), (), ()),

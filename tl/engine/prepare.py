@@ -11,9 +11,11 @@ import torch
 from rich.table import Table
 
 from tl.arguments import Loaded
+from tl.cache_folder import cache_folder
 from tl.config import Config
 from tl.data.names import in_chunks
 from tl.data.sampler import train_sampler
+from tl.data.sources import open_source
 from tl.data.split import Source, some
 from tl.engine.feature_plan import plan_features
 from tl.engine.runtime import Runtime
@@ -21,7 +23,7 @@ from tl.errors import printable
 from tl.freeze_plan import StagePlan, freeze_plan, random_and_frozen
 from tl.freezing import freeze, trainable_names
 from tl.mistakes import blamed_on
-from tl.models import folders, graft, saved, weights, zoo
+from tl.models import folders, graft, published, saved, weights, zoo
 from tl.models.dropout import not_by_image
 from tl.models.head_rows import HeadClasses
 from tl.models.load_report import LoadReport, StageCount, by_stage
@@ -51,6 +53,42 @@ def identity(source: Source) -> str:
             digest.update((b"\0" if i else b"") + b"\0".join(names))
         digest.update(split.labels.tobytes())
     return digest.hexdigest()
+
+
+def open_images(loaded: Loaded, here: Runtime, console: ConsoleTracker) -> tuple[Source, str]:
+    """List the images, the same on every process, and say what is to be said of them.
+
+    Returns:
+        The source, and its `identity`.
+
+    Raises:
+        UserError: no such source, no images, or processes that see different ones.
+    """
+    config = loaded.config
+    with blamed_on(loaded.origins, "data"):
+        index = cache_folder(config.cache) / "index"
+        source = here.first_on_each_node(lambda: open_source(config.data, config.seed, index))
+    images = identity(source)
+    here.check_same("images", images)
+    for note in (*source.notes, describe_source(source)):
+        console.say(note)
+    return source, images
+
+
+def load_network(
+    loaded: Loaded, source: Source, here: Runtime
+) -> tuple[Network, Preprocessing, LoadReport]:
+    """`make_network` on every process; what has to be downloaded is, once on each node.
+
+    Raises:
+        UserError: as `make_network`, with the place that the name came from.
+    """
+    config = loaded.config
+    with blamed_on(loaded.origins, "model", "name"):
+        zoo.check_architecture(config.model.name)
+    with blamed_on(loaded.origins, "model", "weights"):
+        here.first_on_each_node(lambda: published.download(config.model.name, config.model.weights))
+    return here.on_all(lambda: make_network(config, source))
 
 
 def make_network(config: Config, source: Source) -> tuple[Network, Preprocessing, LoadReport]:

@@ -15,11 +15,9 @@ from torch import Tensor
 
 from tl.arguments import Loaded
 from tl.atomic import write_json_atomically
-from tl.cache_folder import cache_folder
 from tl.command import DONE, FAILURE, PREEMPTED, exit_code_of
 from tl.config import Config, TrackingConfig, seconds_of
 from tl.data.class_sampling import check_classes
-from tl.data.sources import open_source
 from tl.data.streams import BadImages, default_workers
 from tl.engine import run_dir, runtime, strategy
 from tl.engine.agreement import Agreement
@@ -27,10 +25,9 @@ from tl.engine.given import given_for
 from tl.engine.loop import train_phase
 from tl.engine.nonfinite import RollBack
 from tl.engine.prepare import (
-    describe_source,
     describe_weights,
-    identity,
-    make_network,
+    load_network,
+    open_images,
     show_plan,
     weights_table,
 )
@@ -50,7 +47,7 @@ from tl.engine.watchdog import Watchdog
 from tl.errors import PeerFailed, Preempted, UserError
 from tl.freezing import trainable_names
 from tl.mistakes import blamed_on
-from tl.models import published, saved, zoo
+from tl.models import saved
 from tl.objectives import check_options, objective_class
 from tl.tracking.console import ConsoleTracker, open_console
 from tl.tracking.status import LiveStatus, read_status, write_status
@@ -88,18 +85,8 @@ def run(
     folder = here.on_main(lambda: run_dir.choose(config, resume))
 
     # The cheap checks are done. Data and weights take a while.
-    with blamed_on(loaded.origins, "data"):
-        index = cache_folder(config.cache) / "index"
-        source = here.first_on_each_node(lambda: open_source(config.data, config.seed, index))
-    images = identity(source)
-    here.check_same("images", images)
-    for note in (*source.notes, describe_source(source)):
-        console.say(note)
-    with blamed_on(loaded.origins, "model", "name"):
-        zoo.check_architecture(config.model.name)
-    with blamed_on(loaded.origins, "model", "weights"):
-        here.first_on_each_node(lambda: published.download(config.model.name, config.model.weights))
-    network, preprocessing, report = here.on_all(lambda: make_network(config, source))
+    source, images = open_images(loaded, here, console)
+    network, preprocessing, report = load_network(loaded, source, here)
     console.say(describe_weights(report))
     if (by_stage := weights_table(network, report)) is not None:
         console.show(by_stage)
