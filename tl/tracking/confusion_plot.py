@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from tl.errors import printable
+from tl.tracking.pictures import save_png
 
 MOST_WITH_COUNTS = 30
 """Of more classes the cells are too small for numbers."""
@@ -57,7 +55,7 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> No
         drawn, cax=beside, label="share of the class", format=PercentFormatter(1.0, decimals=0)
     )
     bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1])
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def _label(axes: Axes, classes: Sequence[str], side: float) -> None:
@@ -91,17 +89,3 @@ def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
 def _short(name: str) -> str:
     name = printable(" ".join(name.split()))
     return name if len(name) <= MOST_LETTERS else name[: MOST_LETTERS - 1] + "…"
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """Write the picture in one step, so that no reader finds half of it."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    FigureCanvasAgg(figure)
-    try:
-        with warnings.catch_warnings():
-            # A script that the font lacks, such as Chinese, is drawn as boxes.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            figure.savefig(staged, format="png", bbox_inches="tight", pad_inches=0.15)
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
