@@ -12,6 +12,8 @@ COMMANDS = {
     "evaluate": "accuracy, loss and confusion matrix of a run's model on a folder",
     "interpolate": "weights between where a run started and where it ended (WiSE-FT)",
     "predict": "classes and probabilities for images",
+    "rank": "which pretrained network, or which cut of one, suits your images",
+    "find-lr": "a learning rate, by raising it until the loss does",
     "cache": "list or clear the features that runs keep",
     "sync": "send what Weights & Biases lacks of a run's record",
 }
@@ -22,7 +24,7 @@ def main() -> int:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
         sys.argv = [f"tl {name}", *sys.argv[2:]]
-        return importlib.import_module(f"launch.{name}").main(sys.argv[1:])
+        return importlib.import_module(f"launch.{name.replace('-', '_')}").main(sys.argv[1:])
     listed = "\n".join(f"  {command:11} {what}" for command, what in COMMANDS.items())
     usage = f"usage: tl COMMAND …\n\n{listed}\n\ntl COMMAND --help says more."
     if name in ("-h", "--help"):

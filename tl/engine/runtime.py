@@ -121,6 +121,14 @@ class Runtime:
         """The lists of all processes, one after another by rank."""
         return gather_object(values) if self.world_size > 1 else values
 
+    def to_main(self, value: T) -> list[T]:
+        """The values of all processes by rank on the main one; an empty list on the others."""
+        if self.world_size == 1:
+            return [value]
+        gathered: list[Any] | None = [None] * self.world_size if self.is_main else None
+        torch.distributed.gather_object(value, gathered)
+        return gathered or []
+
     def wait(self) -> None:
         """Go on when every process is here."""
         self.accelerator.wait_for_everyone()

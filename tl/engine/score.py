@@ -93,7 +93,7 @@ def measure(
     network = model.network.to(here.device).to(memory_format=torch.channels_last)
     result = evaluate(here, network, model.preprocessing, stream, len(model.classes), bad_images)
     assert result is not None, "nothing stops it"
-    _share(here, bad_images)
+    share_bad_images(here, bad_images)
     return result, bad_images.reasons
 
 
@@ -116,7 +116,7 @@ def _relabelled(source: Source, classes: Sequence[str]) -> Split:
     return replace(source.val, labels=positions[source.val.labels])
 
 
-def _share(here: Runtime, bad_images: BadImages) -> None:
+def share_bad_images(here: Runtime, bad_images: BadImages) -> None:
     """Tell every process of the bad images that any has met."""
     met = here.from_all(list(bad_images.reasons.items()))
     try:

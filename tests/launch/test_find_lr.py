@@ -1,0 +1,204 @@
+"""tl find-lr: the losses of the training loop, on any number of processes, and advice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gloo_workers import GlooWorkers
+from PIL import Image
+
+from launch.find_lr import main
+from tl.arguments import load
+from tl.engine import find_lr as engine_find_lr
+from tl.engine import run as engine_run
+from tl.lr_curve import smoothed
+from tl.tracking.jsonl import read
+from tl.tracking.lr_plot import plot_lr_curve
+
+ROOT = Path(__file__).parents[2]
+# Dropout, augmentation, accumulation, and an epoch of 5 steps of which the last is a small one.
+COMMON = [
+    "data.source=digits",
+    "data.image_size=32",
+    "data.max_train=37",
+    "data.max_val=10",
+    "data.workers=0",
+    "model.name=mobilenet_v3_small",
+    "model.weights=null",
+    "global_batch_size=8",
+    "gradient_accumulation=2",
+]
+# Of float32 sums in another order; training only a head is convex and keeps it.
+TOLERANCE = 1e-5
+
+
+def found(output: str, overrides: list[str], steps: int, lr_max: float) -> dict[str, Any]:
+    loaded = load(None, [*COMMON, *overrides], environ={})
+    before = Path(output).parent
+    return engine_find_lr.find_lr(
+        loaded, steps=steps, lr_min=1e-3, lr_max=lr_max, output=before / Path(output).name
+    )
+
+
+def test_a_constant_rate_gives_the_losses_of_a_run(tmp_path: Path) -> None:
+    """The same images, masks, objective and optimizer, step by step."""
+    steps = 12
+    result = found(str(tmp_path / "out"), ["optimizer.weight_decay=0.01"], steps, 1e-3 * (1 + 1e-9))
+    overrides = [f"steps={steps}", "optimizer.lr=0.001", "optimizer.weight_decay=0.01"]
+    overrides += ["schedule.name=constant", "tracking.trackers=[jsonl]", "tracking.log_every=1"]
+    engine_run.run(load(None, [*COMMON, *overrides, f"run_dir={tmp_path / 'run'}"], environ={}))
+    lines = read(tmp_path / "run" / "metrics.jsonl")
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert len(losses) == steps
+    assert result["loss"] == pytest.approx(losses, rel=1e-6)
+
+
+def test_one_two_and_three_processes_give_the_same_curve(
+    gloo_workers: GlooWorkers, tmp_path: Path
+) -> None:
+    one, *_ = gloo_workers.run(1, found, str(tmp_path / "1"), [], 30, 30.0)
+    for world_size in (2, 3):
+        place = tmp_path / str(world_size)
+        for result in gloo_workers.run(world_size, found, str(place), [], 30, 30.0):
+            assert result["lr"] == one["lr"]
+            assert result["loss"] == pytest.approx(one["loss"], rel=TOLERANCE)
+            assert result["suggestion"] == one["suggestion"]
+        assert json.loads((place / "lr_curve.json").read_text())["lr"] == one["lr"]
+        assert sorted(p.name for p in place.iterdir()) == ["lr_curve.json", "lr_curve.png"]
+
+
+def test_groups_of_parameters_keep_the_proportion_of_their_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """optimizer.lr itself does not matter, but what groups have of it does."""
+    rates = []
+    set_lr = engine_find_lr.set_lr
+
+    def spied(optimizer: torch.optim.Optimizer, factor: float) -> float:
+        highest = set_lr(optimizer, factor)
+        rates.append(highest)
+        return highest
+
+    monkeypatch.setattr(engine_find_lr, "set_lr", spied)
+    overrides = ["optimizer.lr=0.25", "gradient_accumulation=1"]
+    result = found(str(tmp_path / "out"), overrides, 10, 1.0)
+    assert rates == pytest.approx(result["lr"], rel=1e-12)
+    assert result["lr"] == pytest.approx(list(np.geomspace(1e-3, 1, 10)), rel=1e-12)
+
+
+def test_the_advice_is_a_key_that_a_run_takes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = [*COMMON, "--steps", "30", "--lr-min", "1e-4", "--lr-max", "30"]
+    assert main([*given, "--output", str(tmp_path / "a")]) == 0
+    advice = capfd.readouterr().out.splitlines()[-1]
+    curve = json.loads((tmp_path / "a" / "lr_curve.json").read_text())
+    assert load(None, [advice], environ={}).config.optimizer.lr == curve["suggestion"]
+    assert curve["smoothed"] == smoothed(curve["loss"])
+    assert min(curve["lr"]) < curve["suggestion"] < max(curve["lr"])
+    own = ["phases=[{name: probe, train: head, optimizer: {lr: 0.1}}]", "strategy=null"]
+    assert main([*given, *own, "--output", str(tmp_path / "b")]) == 0
+    assert capfd.readouterr().out.splitlines()[-1] == f"phases.0.{advice}"
+    again = json.loads((tmp_path / "b" / "lr_curve.json").read_text())
+    assert again["loss"] == curve["loss"]  # nothing of the first one is left
+
+
+def test_it_says_so_and_stops_at_a_loss_that_is_not_finite(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = [*COMMON, "clip_norm=null", "optimizer.name=sgd", "--output", str(tmp_path / "out")]
+    assert main([*given, "--steps", "10", "--lr-min", "1e-3", "--lr-max", "1e38"]) == 0
+    said = capfd.readouterr().out
+    curve = json.loads((tmp_path / "out" / "lr_curve.json").read_text())
+    assert len(curve["loss"]) < 10
+    assert curve["end"] in said
+    assert "stopped at rate" in curve["end"]
+    assert np.isfinite(curve["loss"]).all()
+
+
+def test_a_first_loss_that_is_not_finite_is_a_failure(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+    given = [*COMMON, "objective=outside_objectives:NOTHING_SUCH"]
+    assert main([*given, "--output", str(tmp_path / "out")]) == 2
+    assert "NOTHING_SUCH" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["model.name=mobilenet_v3_smal"], "Did you mean 'mobilenet_v3_small'?"),
+        (["strategy=last_stages(99)"], "99"),
+        (["optimizer.lr=0"], "optimizer.lr=0"),
+        (["optimzer.lr=1"], "Did you mean 'optimizer.lr'?"),
+        (["--lr-min", "1", "--lr-max", "0.1"], "--lr-min 1 is not below --lr-max 0.1"),
+        (["--output", "FILE"], "is a file"),
+        (["--lr-min", "5", "--lr-max", "1e4", "clip_norm=null"], "no rate to suggest"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str], says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    output = ["--output", str(tmp_path / "out")]
+    arguments = [word.replace("FILE", str(tmp_path / "file")) for word in arguments]
+    assert main([*COMMON, *output, *arguments]) == 2
+    said = capfd.readouterr().err
+    assert says in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("option", ["0", "-1", "nan", "inf", "fast"])
+def test_a_rate_is_a_number_above_zero(option: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--lr-max", option])
+    assert caught.value.code == 2
+    assert "no rate above 0" in capfd.readouterr().err
+
+
+def test_a_picture_of_any_curve(tmp_path: Path) -> None:
+    path = tmp_path / "curve.png"
+    curves: list[list[float]] = [[1.0], [0.0, 0.0], [2.0, 1.0, 1e30], [3.0] * 50]
+    for losses in curves:
+        rates = [1e-5 * 2.0**i for i in range(len(losses))]
+        plot_lr_curve(rates, losses, smoothed(losses), 1e-4, "$x_ " + "long " * 30, path)
+        assert Image.open(path).width > 600
+        plot_lr_curve(rates, losses, smoothed(losses), None, "none", path)
+    assert [p.name for p in tmp_path.iterdir()] == ["curve.png"]
+
+
+def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
+    words = [sys.executable, str(ROOT / "launch" / "find_lr.py"), *COMMON, "--steps", "100000"]
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE", "TL_"))}
+    environ["PYTHONPATH"] = str(ROOT)
+    with subprocess.Popen(
+        words,
+        cwd=tmp_path,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "100000 steps" in line:
+                break
+        time.sleep(1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.strip() == "interrupted"
+    assert list(tmp_path.iterdir()) == []
