@@ -13,8 +13,8 @@ EPILOG = """\
 CONFIG.yaml and key.path=value are those of `tl train`. Its first phase is trained for N steps while
 the learning rate rises by the same factor from each step to the next (Smith, "Cyclical Learning
 Rates for Training Neural Networks", WACV 2017), until the smoothed loss is over 4 times its lowest.
-The suggestion is a tenth of the rate at which the smoothed loss is lowest. The weights are thrown
-away; what stays is lr_curve.json and lr_curve.png.
+The suggestion is a tenth of the rate at which the smoothed loss is lowest, the first 10 steps left
+aside. The weights are thrown away; what stays is lr_curve.json and lr_curve.png.
 
   tl find-lr run.yaml data.root=photos
   accelerate launch launch/find_lr.py run.yaml data.root=photos strategy=full --steps 200
@@ -30,7 +30,7 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("arguments", nargs="*", metavar="CONFIG.yaml | key.path=value")
-    made.add_argument("--steps", type=at_least(10), default=100, metavar="N", help="default: 100")
+    made.add_argument("--steps", type=at_least(20), default=100, metavar="N", help="default: 100")
     made.add_argument("--lr-min", type=_rate, default=1e-6, metavar="RATE", help="default: 1e-6")
     made.add_argument("--lr-max", type=_rate, default=10.0, metavar="RATE", help="default: 10")
     made.add_argument(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tl.lr_curve import is_over, rate_at, smoothed, suggestion, with_two_digits
+from tl.lr_curve import is_over, lowest_step, rate_at, smoothed, suggestion, with_two_digits
 
 losses = st.lists(st.floats(0, 1e6), min_size=1, max_size=60)
 
@@ -44,12 +44,17 @@ def test_it_ends_once_the_smoothed_loss_is_over_4_times_its_lowest() -> None:
 
 
 def test_a_loss_that_only_rises_gives_no_suggestion() -> None:
-    assert suggestion([0.1, 0.2, 0.4], [1.0, 2.0, 3.0]) is None
+    rates, rising = [0.1 * 1.2**i for i in range(30)], [1.0 + i for i in range(30)]
+    assert suggestion(rates, rising) is None
+    assert lowest_step(rising) is None
+    assert suggestion(rates[:11], rising[:0:-1][:11]) is None  # too few to say
 
 
 def test_the_suggestion_is_a_tenth_of_the_rate_of_the_lowest_smoothed_loss() -> None:
-    rates = [0.01 * 2**i for i in range(4)]
-    assert suggestion(rates, [4.0, 3.0, 2.0, 9.0]) == pytest.approx(0.004)
+    rates = [0.01 * 1.2**i for i in range(40)]
+    values = [0.1, *(4.0 - 0.1 * i for i in range(29)), *[9.0] * 10]  # the first one by luck
+    assert lowest_step(values) == 29
+    assert suggestion(rates, values) == with_two_digits(rates[29] / 10)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ SMOOTHING = 0.9
 """share of the average so far in the next one: it looks back about ten steps"""
 TOO_HIGH = 4.0
 """times the lowest smoothed loss: there the test ends"""
+SETTLED = 10
+"""steps after which the smoothed loss is that of more than a few batches"""
 FRACTION = 0.1
 RULE = "a tenth of the rate at which the smoothed loss is lowest"
 
@@ -42,15 +44,19 @@ def is_over(losses: Sequence[float]) -> bool:
 
 
 def suggestion(rates: Sequence[float], losses: Sequence[float]) -> float | None:
-    """A tenth of the rate at which the smoothed loss is lowest, with two digits.
+    """A tenth of the rate of `lowest_step`, with two digits; None if there is none."""
+    lowest = lowest_step(losses)
+    return None if lowest is None else with_two_digits(FRACTION * rates[lowest])
 
-    None if the loss never fell: the lowest is that of the first step, or there is none.
+
+def lowest_step(losses: Sequence[float]) -> int | None:
+    """The step, from 0, of the lowest smoothed loss, the first ten left aside.
+
+    None if it never fell from there on, or there are no more than those.
     """
-    if not losses:
-        return None
     curve = smoothed(losses)
-    lowest = min(range(len(curve)), key=curve.__getitem__)
-    return with_two_digits(FRACTION * rates[lowest]) if lowest > 0 else None
+    lowest = min(range(SETTLED, len(curve)), key=curve.__getitem__, default=SETTLED)
+    return lowest if lowest > SETTLED else None
 
 
 def with_two_digits(rate: float) -> float:

@@ -21,6 +21,7 @@ from launch.find_lr import main
 from tl.arguments import load
 from tl.engine import find_lr as engine_find_lr
 from tl.engine import run as engine_run
+from tl.errors import UserError
 from tl.lr_curve import smoothed
 from tl.tracking.jsonl import read
 from tl.tracking.lr_plot import plot_lr_curve
@@ -33,7 +34,7 @@ COMMON = [
     "data.max_train=37",
     "data.max_val=10",
     "data.workers=0",
-    "model.name=mobilenet_v3_small",
+    "model.name=squeezenet1_1",
     "model.weights=null",
     "global_batch_size=8",
     "gradient_accumulation=2",
@@ -44,17 +45,23 @@ TOLERANCE = 1e-5
 
 def found(output: str, overrides: list[str], steps: int, lr_max: float) -> dict[str, Any]:
     loaded = load(None, [*COMMON, *overrides], environ={})
-    before = Path(output).parent
-    return engine_find_lr.find_lr(
-        loaded, steps=steps, lr_min=1e-3, lr_max=lr_max, output=before / Path(output).name
-    )
+    place = Path(output)
+    return engine_find_lr.find_lr(loaded, steps=steps, lr_min=1e-4, lr_max=lr_max, output=place)
+
+
+def curve_of(output: str, overrides: list[str], steps: int, lr_max: float) -> dict[str, Any]:
+    """The same for so few steps that there is nothing to suggest."""
+    with pytest.raises(UserError, match="no rate to suggest"):
+        found(output, overrides, steps, lr_max)
+    return json.loads(Path(output, "lr_curve.json").read_text())
 
 
 def test_a_constant_rate_gives_the_losses_of_a_run(tmp_path: Path) -> None:
     """The same images, masks, objective and optimizer, step by step."""
-    steps = 12
-    result = found(str(tmp_path / "out"), ["optimizer.weight_decay=0.01"], steps, 1e-3 * (1 + 1e-9))
-    overrides = [f"steps={steps}", "optimizer.lr=0.001", "optimizer.weight_decay=0.01"]
+    steps = 11
+    almost = 1e-4 * (1 + 1e-12)
+    result = curve_of(str(tmp_path / "out"), ["optimizer.weight_decay=0.01"], steps, almost)
+    overrides = [f"steps={steps}", "optimizer.lr=0.0001", "optimizer.weight_decay=0.01"]
     overrides += ["schedule.name=constant", "tracking.trackers=[jsonl]", "tracking.log_every=1"]
     engine_run.run(load(None, [*COMMON, *overrides, f"run_dir={tmp_path / 'run'}"], environ={}))
     lines = read(tmp_path / "run" / "metrics.jsonl")
@@ -91,9 +98,9 @@ def test_groups_of_parameters_keep_the_proportion_of_their_rates(
 
     monkeypatch.setattr(engine_find_lr, "set_lr", spied)
     overrides = ["optimizer.lr=0.25", "gradient_accumulation=1"]
-    result = found(str(tmp_path / "out"), overrides, 10, 1.0)
+    result = curve_of(str(tmp_path / "out"), overrides, 10, 1.0)
     assert rates == pytest.approx(result["lr"], rel=1e-12)
-    assert result["lr"] == pytest.approx(list(np.geomspace(1e-3, 1, 10)), rel=1e-12)
+    assert result["lr"] == pytest.approx(list(np.geomspace(1e-4, 1, 10)), rel=1e-12)
 
 
 def test_the_advice_is_a_key_that_a_run_takes(
@@ -113,33 +120,47 @@ def test_the_advice_is_a_key_that_a_run_takes(
     assert again["loss"] == curve["loss"]  # nothing of the first one is left
 
 
-def test_it_says_so_and_stops_at_a_loss_that_is_not_finite(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def of_workers(output: str, overrides: list[str], event: str) -> Any:
+    os.environ["TEST_EVENT"] = event
+    try:
+        return curve_of(output, overrides, 10, 1e-2)
+    finally:
+        del os.environ["TEST_EVENT"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "event", "steps", "what"),
+    [
+        ("Eventful", "head 0.6 1 nan", 6, "the loss is not finite"),
+        ("Poisoned", "- 0 0 -", 9, "the gradient is not finite"),  # in the last quarter
+    ],
+)
+def test_a_loss_or_gradient_that_is_not_finite_on_any_process_ends_it_on_all(
+    gloo_workers: GlooWorkers, tmp_path: Path, objective: str, event: str, steps: int, what: str
 ) -> None:
-    given = [*COMMON, "clip_norm=null", "optimizer.name=sgd", "--output", str(tmp_path / "out")]
-    assert main([*given, "--steps", "10", "--lr-min", "1e-3", "--lr-max", "1e38"]) == 0
-    said = capfd.readouterr().out
-    curve = json.loads((tmp_path / "out" / "lr_curve.json").read_text())
-    assert len(curve["loss"]) < 10
-    assert curve["end"] in said
-    assert "stopped at rate" in curve["end"]
-    assert np.isfinite(curve["loss"]).all()
+    overrides = [f"objective=outside_objectives:{objective}"]
+    results = gloo_workers.run(2, of_workers, str(tmp_path / "out"), overrides, event)
+    assert results[0] == results[1] == json.loads((tmp_path / "out/lr_curve.json").read_text())
+    assert len(results[0]["loss"]) == len(results[0]["lr"]) == steps
+    assert results[0]["end"].startswith("stopped at rate")
+    assert results[0]["end"].endswith(what)
+    assert np.isfinite(results[0]["loss"]).all()
 
 
 def test_a_first_loss_that_is_not_finite_is_a_failure(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tests"))
-    given = [*COMMON, "objective=outside_objectives:NOTHING_SUCH"]
-    assert main([*given, "--output", str(tmp_path / "out")]) == 2
-    assert "NOTHING_SUCH" in capfd.readouterr().err
+    monkeypatch.setenv("TEST_EVENT", "head 0 0 inf")
+    given = [*COMMON, "objective=outside_objectives:Eventful", "--lr-max", "0.1"]
+    assert main([*given, "--output", str(tmp_path / "out")]) == 1
+    assert "the loss is not finite. Give a lower --lr-min" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["model.name=mobilenet_v3_smal"], "Did you mean 'mobilenet_v3_small'?"),
+        (["model.name=squeezenet1_2"], "Did you mean 'squeezenet1_"),
         (["strategy=last_stages(99)"], "99"),
         (["optimizer.lr=0"], "optimizer.lr=0"),
         (["optimzer.lr=1"], "Did you mean 'optimizer.lr'?"),
@@ -170,17 +191,45 @@ def test_a_rate_is_a_number_above_zero(option: str, capfd: pytest.CaptureFixture
 
 def test_a_picture_of_any_curve(tmp_path: Path) -> None:
     path = tmp_path / "curve.png"
-    curves: list[list[float]] = [[1.0], [0.0, 0.0], [2.0, 1.0, 1e30], [3.0] * 50]
-    for losses in curves:
+    curves: list[tuple[list[float], float | None]] = [
+        ([1.0], None),
+        ([0.0] * 12, 1e-4),
+        ([2.0, 1.0, 1e30], 1e-6),
+    ]
+    for losses, advice in curves:
         rates = [1e-5 * 2.0**i for i in range(len(losses))]
-        plot_lr_curve(rates, losses, smoothed(losses), 1e-4, "$x_ " + "long " * 30, path)
+        lowest = None if advice is None else 1
+        plot_lr_curve(rates, losses, smoothed(losses), lowest, advice, "$x_ " + "long " * 30, path)
         assert Image.open(path).width > 600
-        plot_lr_curve(rates, losses, smoothed(losses), None, "none", path)
     assert [p.name for p in tmp_path.iterdir()] == ["curve.png"]
 
 
-def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
-    words = [sys.executable, str(ROOT / "launch" / "find_lr.py"), *COMMON, "--steps", "100000"]
+def test_an_interruption_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    add_gradient, steps = engine_find_lr.add_gradient, iter(range(100))
+
+    def interrupted(*arguments: Any) -> Any:
+        if next(steps) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return add_gradient(*arguments)
+
+    monkeypatch.setattr(engine_find_lr, "add_gradient", interrupted)
+    assert main([*COMMON, "--output", str(tmp_path / "out")]) == 1
+    assert capfd.readouterr().err == "interrupted\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_interruption_of_all_processes_leaves_nothing(tmp_path: Path) -> None:
+    words = [
+        sys.executable,
+        str(ROOT / "launch" / "find_lr.py"),
+        *COMMON,
+        "data.workers=2",
+        "--steps",
+        "100000",
+    ]
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE", "TL_"))}
     environ["PYTHONPATH"] = str(ROOT)
     with subprocess.Popen(

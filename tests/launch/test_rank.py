@@ -180,7 +180,24 @@ def test_mistakes(
     assert "Traceback" not in said
 
 
-def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interruption_leaves_nothing(
+    weights: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("tl.engine.rank.pooled_outputs", interrupted)
+    given = ["--models", f"squeezenet1_1={weights}", "--output", str(tmp_path / "out.json")]
+    assert main([*DIGITS, *given]) == 1
+    assert capfd.readouterr().err == "interrupted\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_interruption_of_all_processes_leaves_nothing(tmp_path: Path) -> None:
     words = [sys.executable, str(ROOT / "launch" / "rank.py"), "data.source=digits"]
     words += ["model.name=squeezenet1_1", "model.weights=null", "--output", "ranking.json"]
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE", "TL_"))}

@@ -30,7 +30,16 @@ from tl.engine.prepare import describe_weights, load_network, open_images
 from tl.engine.runtime import Runtime, check_batch
 from tl.errors import UserError
 from tl.freezing import freeze, trainable_names
-from tl.lr_curve import RULE, SMOOTHING, is_over, rate_at, smoothed, suggestion
+from tl.lr_curve import (
+    RULE,
+    SETTLED,
+    SMOOTHING,
+    is_over,
+    lowest_step,
+    rate_at,
+    smoothed,
+    suggestion,
+)
 from tl.mistakes import blamed_on, dotted
 from tl.models.dropout import image_keys
 from tl.models.network import Network
@@ -212,7 +221,8 @@ def _write(result: dict[str, Any], title: str, output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
         write_json_atomically(output / "lr_curve.json", result)
         curve = (result["lr"], result["loss"], result["smoothed"])
-        plot_lr_curve(*curve, result["suggestion"], title, output / "lr_curve.png")
+        advice = (lowest_step(result["loss"]), result["suggestion"])
+        plot_lr_curve(*curve, *advice, title, output / "lr_curve.png")
     except OSError as error:
         raise UserError(f"cannot write to --output {output}: {error.strerror}") from error
 
@@ -222,8 +232,8 @@ def _advise(result: dict[str, Any], console: ConsoleTracker) -> None:
     curve, advice = result["smoothed"], result["suggestion"]
     if advice is None:
         raise UserError(
-            f"no rate to suggest: the loss never fell from {curve[0]:.4g}, that of the first step. "
-            f"Give a lower --lr-min than {result['lr_min']:g}, or more --steps"
+            f"no rate to suggest: after {SETTLED} steps the smoothed loss never fell. Give a lower "
+            f"--lr-min than {result['lr_min']:g}, or more --steps"
         )
     if min(curve) == curve[-1]:
         console.say(

@@ -16,6 +16,7 @@ def plot_lr_curve(
     rates: Sequence[float],
     losses: Sequence[float],
     smoothed: Sequence[float],
+    lowest: int | None,
     suggestion: float | None,
     title: str,
     path: Path,
@@ -23,15 +24,15 @@ def plot_lr_curve(
     """Write a PNG: the loss of each step over the rate it was taken with, and the suggestion.
 
     Args:
-        suggestion: a rate, or None if there is none.
+        lowest: step of the smoothed loss that the suggestion goes by.
+        suggestion: a rate; both are None if there is none.
         title: of what it is, such as the network and what trains.
     """
     figure = Figure(figsize=(7, 4.3), dpi=150)
     axes = figure.add_subplot()
     axes.plot(rates, losses, ".", color="0.7", markersize=4, label="of each step")
     axes.plot(rates, smoothed, color="C0", label="smoothed")
-    if suggestion is not None:
-        lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
+    if suggestion is not None and lowest is not None:
         axes.plot(rates[lowest], smoothed[lowest], "o", color="C0", label="lowest")
         axes.axvline(suggestion, color="C3", linestyle="--", label=f"suggested: {suggestion:.1e}")
     axes.set_xscale("log")
