@@ -226,7 +226,7 @@ def test_the_plan_counts_adapters_in_their_stage() -> None:
     assert (rows["one"].trainable, rows["two"].trainable) == (2 * (4 + 3), 2 * (4 + 4))
     assert rows["one"].frozen == sum(p.numel() for p in network.model.one.parameters())
     assert rows["hidden"].trainable == 0
-    assert rows["one"].lr == "1.0e-01"
+    assert float(rows["one"].lr) == 0.1
 
 
 def test_first_values_are_by_the_seed() -> None:
