@@ -69,8 +69,17 @@ def test_every_config_begins_with_its_command_and_result_and_loads(config: Path)
     load(config, [], environ={})
 
 
+YAML = re.findall(r"^```yaml\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("number", range(len(YAML)))
+def test_the_readmes_yaml_loads(tmp_path: Path, number: int) -> None:
+    (tmp_path / "c.yaml").write_text(YAML[number])
+    load(tmp_path / "c.yaml", environ={})
+
+
 def test_the_readmes_phases_load(tmp_path: Path) -> None:
-    [block] = re.findall(r"^```yaml\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    [block] = [block for block in YAML if block.startswith("phases:")]
     (tmp_path / "c.yaml").write_text(block)
     loaded = load(tmp_path / "c.yaml", ["phases.1.epochs=20"], environ={"TL_OPTIMIZER__LR": "0.1"})
     assert [phase.name for phase in loaded.phases] == ["probe", "tune"]
