@@ -54,6 +54,15 @@ def _colour(value: Any, check: Callable[[Any], list[int]]) -> list[int]:
 ClassName = Annotated[str | int, WrapValidator(_class_name)]
 
 
+def _channels(value: Any) -> Any:
+    if value not in (1, 3) or type(value) is not int:  # true is 1 to Python
+        raise ValueError("must be 1 or 3")
+    return value
+
+
+Channels = Annotated[Literal[1, 3], BeforeValidator(_channels)]
+
+
 def _from_to(scale: list[float]) -> list[float]:
     if scale[0] > scale[1]:
         raise ValueError("must go from the smaller to the larger")
@@ -323,7 +332,7 @@ class DataConfig(Keys):
     """`fast`: a JPEG at least twice as large as the view needs it is decoded at a half, a quarter
     or an eighth of its size, which may move a colour by a few of its 255 levels; `exact`: always
     at its own size, as torchvision does. Other images are the same in both"""
-    channels: Literal[1, 3] | None = None
+    channels: Channels | None = None
     """1: grey, 3: RGB; null: as the weights were trained. The network's first convolution is
     adapted: for grey its kernels are summed, so a grey image gives what its RGB copy gives"""
     workers: Annotated[int, Field(ge=0, le=1024)] | None = None

@@ -91,6 +91,23 @@ def test_a_file_without_a_head_has_no_rows(tmp_path):
         weights.load(zoo.build("resnet18", 1), None, head_classes=HeadClasses(["a"], {}))
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"fc.bias": torch.zeros(())}, {"fc.weight": torch.zeros(10)},
+        {"fc.weight": torch.zeros(10, 4)}, {"fc.bias": torch.zeros(9)},
+        {"fc.weight": torch.full((10, 512), torch.nan)},
+    ],
+)  # fmt: skip
+def test_a_head_of_odd_shapes_or_values_is_one_clear_error(bad):
+    state = {**zoo.build("resnet18", 10).model.state_dict(), **bad}
+    wanted = HeadClasses(["a"], {"a": 3})
+    with pytest.raises(UserError, match=r"no head with rows|no finite numbers"):
+        weights.fit(
+            zoo.build("resnet18", 1), state, "file", False, lambda n: rows_of(wanted, None, n)
+        )
+
+
 NAMES = imagenet_classes()
 
 

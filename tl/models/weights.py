@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tl.atomic import from_json
-from tl.errors import UserError
+from tl.errors import UserError, printable
 from tl.models import folders, head_rows, published, weight_files
 from tl.models.channels import fit_channels
 from tl.models.head_rows import HeadClasses
@@ -137,44 +137,12 @@ def fit(
     finite.
     """
     target = network.model.state_dict()  # the tensors themselves, not copies
-    heads, optional = head_parameters(network), _not_learned(target)
+    heads = head_parameters(network)
     state, outside, notes = by_own_names(network, state, source)
-    for adapt in (
-        lambda found: fit_channels(network.model, found),
-        lambda found: fit_positions(network, found, source),
-    ):
-        state, done = adapt(state)
-        notes += done
-    left_new = set() if keep_head else set(heads)
-    for stage in network.stages:
-        if stage.aux and not any(is_below(name, stage.aux.name) for name in state):
-            left_new |= {name for name in target if is_below(name, stage.aux.name)}
-
-    unwanted = set() if keep_head else set(heads)
-    unwanted |= {name for name in state if name not in target and _has_no_use(network, name)}
-    extra = [name for name in state if name not in target and name not in unwanted]
-    foreign: list[str] = []
-    if not keep_head:
-        tops = {name.partition(".")[0] for name in target if name not in heads}
-        own_head = network.stages[-1].owns
-        foreign = [
-            name
-            for name in extra
-            if name.partition(".")[0] not in tops or any(is_below(name, h) for h in own_head)
-        ]
-    used = {name: value for name, value in state.items() if name in target and name not in unwanted}
-    missing = [name for name in target if name not in used and name not in left_new | optional]
-    misshaped = [
-        f"{name} {tuple(value.shape)} instead of {tuple(target[name].shape)}"
-        for name, value in used.items()
-        if value.shape != target[name].shape
-    ]
-    if missing or misshaped or set(extra) - set(foreign):
-        problems = {"missing": missing, "unexpected": extra, "of another shape": misshaped}
-        hint = _hint(len(used) - len(misshaped), len(target))
-        if keep_head and all(line.split()[0] in heads for line in [*missing, *misshaped]):
-            hint = "It is the head that does not fit: give model.head=new, or as many classes."
-        raise UserError(f"{source} does not fit {network.architecture}:{_listed(problems)}\n{hint}")
+    state, adapted = fit_channels(network.model, state)
+    state, interpolated = fit_positions(network, state, source)
+    notes += [*adapted, *interpolated]
+    used, foreign = _used(network, state, source, keep_head)
     new_rows = False
     if rows is not None:
         taken, new_rows = _head_from_rows(network, state, source, rows)
@@ -213,9 +181,46 @@ def by_own_names(
     return _without_prefix(_renamed(state), wanted, source)
 
 
-def _not_learned(state: dict[str, Tensor]) -> set[str]:
-    """Counters and index tables, such as num_batches_tracked and relative_position_index."""
-    return {name for name, value in state.items() if not value.is_floating_point()}
+def _not_learned(target: dict[str, Tensor]) -> set[str]:
+    """Counters and index tables (num_batches_tracked, relative_position_index) may be missing."""
+    return {name for name, value in target.items() if not value.is_floating_point()}
+
+
+def _used(
+    network: Network, state: dict[str, Tensor], source: str, keep_head: bool
+) -> tuple[dict[str, Tensor], list[str]]:
+    """What is loaded of ``state``, and what of it lies outside all modules of the network's.
+
+    Raises UserError if it does not fit.
+    """
+    target, heads = network.model.state_dict(), head_parameters(network)
+    left_new = set() if keep_head else set(heads)
+    for stage in network.stages:
+        if stage.aux and not any(is_below(name, stage.aux.name) for name in state):
+            left_new |= {name for name in target if is_below(name, stage.aux.name)}
+    unwanted = set() if keep_head else set(heads)
+    unwanted |= {name for name in state if name not in target and _has_no_use(network, name)}
+    extra = [name for name in state if name not in target and name not in unwanted]
+    used = {name: value for name, value in state.items() if name in target and name not in unwanted}
+    foreign: list[str] = []
+    if not keep_head:
+        tops = {name.partition(".")[0] for name in target if name not in heads}
+        head = network.stages[-1]
+        foreign = [n for n in extra if n.partition(".")[0] not in tops or head.owns_name(n)]
+    may_miss = left_new | _not_learned(target)
+    missing = [name for name in target if name not in used and name not in may_miss]
+    misshaped = [
+        f"{name} {tuple(value.shape)} instead of {tuple(target[name].shape)}"
+        for name, value in used.items()
+        if value.shape != target[name].shape
+    ]
+    if missing or misshaped or set(extra) - set(foreign):
+        problems = {"missing": missing, "unexpected": extra, "of another shape": misshaped}
+        hint = _hint(len(used) - len(misshaped), len(target))
+        if keep_head and all(line.split()[0] in heads for line in [*missing, *misshaped]):
+            hint = "It is the head that does not fit: give model.head=new, or as many classes."
+        raise UserError(f"{source} does not fit {network.architecture}:{_listed(problems)}\n{hint}")
+    return used, foreign
 
 
 def _without_prefix(
@@ -227,7 +232,7 @@ def _without_prefix(
         return state, [], []
     below = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
     outside = [name for name in state if not name.startswith(prefix)]
-    note = f"names stand under {prefix!r}"
+    note = f"names stand under {printable(prefix)[:100]!r}"
     if outside:
         note += f"; {len(outside)} under others, dropped: {listed(outside)}"
     return below, outside, [note]
@@ -251,22 +256,24 @@ def _head_from_rows(
             "another one on a part of the network. Give model.head=new."
         )
     own = [name for name in heads if network.stage_of(name) == network.stages[-1].name]
-    odd = [
-        name
-        for name in own
-        if name not in state or state[name].shape[1:] != target[name].shape[1:] or not len(target)
-    ]
-    if odd:
+    counts = {len(state[name]) for name in own if name in state and state[name].dim()}
+
+    def has_rows(name: str) -> bool:
+        there = name in state and state[name].dim() == target[name].dim()
+        return there and state[name].shape[1:] == target[name].shape[1:]
+
+    odd = [name for name in own if not has_rows(name)]
+    if odd or len(counts) != 1:
         raise UserError(
-            f"{source} has no head with rows for classes: {listed(odd)} is missing or of another "
-            "shape. Give model.head=new."
+            f"{source} has no head with rows for classes: {listed(odd or own)} is missing or of "
+            "another shape. Give model.head=new."
         )
-    (count,) = {len(state[name]) for name in own}
+    (count,) = counts
     picked = rows(count)
     made = {
         name: head_rows.with_rows(target[name], state[name], picked)
         for name in heads
-        if name in state and state[name].shape[1:] == target[name].shape[1:]
+        if has_rows(name) and len(state[name]) == count
     }
     return made, None in picked
 
