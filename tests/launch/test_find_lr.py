@@ -93,14 +93,24 @@ def test_groups_of_parameters_keep_the_proportion_of_their_rates(
 
     def spied(optimizer: torch.optim.Optimizer, factor: float) -> float:
         highest = set_lr(optimizer, factor)
-        rates.append(highest)
+        rates.append([group["lr"] for group in optimizer.param_groups])
         return highest
 
     monkeypatch.setattr(engine_find_lr, "set_lr", spied)
-    overrides = ["optimizer.lr=0.25", "gradient_accumulation=1"]
+    overrides = ["optimizer.lr=0.25", "gradient_accumulation=1", "strategy=layer_decay(0.5)"]
     result = curve_of(str(tmp_path / "out"), overrides, 10, 1.0)
-    assert rates == pytest.approx(result["lr"], rel=1e-12)
-    assert result["lr"] == pytest.approx(list(np.geomspace(1e-4, 1, 10)), rel=1e-12)
+    assert result["lr"] == pytest.approx(
+        list(np.geomspace(1e-4, 1, 10))[: len(result["lr"])], rel=1e-12
+    )
+    for rate, of_groups in zip(result["lr"], rates, strict=True):
+        expected = [rate * 0.5**depth for depth in range(10)]  # the head and nine stages before it
+        assert sorted(of_groups, reverse=True) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_strategy_that_has_to_see_the_network_is_spelled_out(tmp_path: Path) -> None:
+    result = curve_of(str(tmp_path / "out"), ["strategy=auto", "gradient_accumulation=1"], 10, 1e-3)
+    assert result["phase"]
+    assert len(result["loss"]) == 10
 
 
 def test_the_advice_is_a_key_that_a_run_takes(

@@ -21,13 +21,14 @@ from tl.data.sampler import TrainSampler
 from tl.data.split import Source
 from tl.data.streams import BadImages, default_workers, open_stream
 from tl.data.transforms import augmented_view
-from tl.engine import run_dir, runtime
+from tl.engine import run_dir, runtime, strategy
 from tl.engine.compiling import compile_for
 from tl.engine.gradient import add_gradient
 from tl.engine.inputs import to_network
 from tl.engine.nonfinite import Guard, Policy
 from tl.engine.prepare import describe_weights, load_network, open_images
-from tl.engine.runtime import Runtime, check_batch
+from tl.engine.run import check_phases
+from tl.engine.runtime import Runtime
 from tl.errors import UserError
 from tl.freezing import freeze, trainable_names
 from tl.lr_curve import (
@@ -70,23 +71,26 @@ def find_lr(
         UserError: a mistake in the config, the data or the weights; or no rate to suggest.
         FloatingPointError: the very first loss is not finite.
     """
-    config, phase = loaded.config, loaded.phases[0]
-    here = runtime.start(config)
+    here = runtime.start(loaded.config)
     console = open_console(None if here.is_main else run_dir.nowhere())
     console.say(here.describe())
-    check_batch(phase, here.world_size)
+    check_phases(loaded, here)
+    source, _ = open_images(loaded, here, console)
+    network, preprocessing, report = load_network(loaded, source, here)
+    console.say(describe_weights(report))
+    if loaded.later is not None:
+        pretrained = report.loaded > 0
+        loaded = strategy.spell_out(loaded, source, network, preprocessing, pretrained, None, here)
+        console.say(loaded.decided["why"])
+        check_phases(loaded, here)
+    phase = loaded.phases[0]
     if phase.optimizer.lr == 0:
         raise UserError(
             "optimizer.lr=0: rates of groups are kept in proportion to it, so give any other"
         )
-    with blamed_on(loaded.origins, "phases", 0, "objective"):
-        objective_class(phase.objective)
-    source, _ = open_images(loaded, here, console)
-    network, preprocessing, report = load_network(loaded, source, here)
-    console.say(describe_weights(report))
     with blamed_on(loaded.origins, "phases", 0, "train"):
         freeze(network, trainable_names(network, phase.train), phase.batch_norm)
-    what = f"{config.model.name}, {phase.train} trains, {phase.optimizer.name}"
+    what = f"{loaded.config.model.name}, {phase.train} trains, {phase.optimizer.name}"
     console.say(f"{what}: {steps} steps, rates from {lr_min:g} to {lr_max:g}")
 
     rates = [rate_at(step, steps, lr_min, lr_max) for step in range(steps)]
@@ -160,7 +164,7 @@ def _losses(
     network.to(here.device).to(memory_format=torch.channels_last)
     torch.manual_seed(seed_of("objective", config.seed, 0))
     objective = objective_class(phase.objective)(network, phase).to(here.device)
-    groups = parameter_groups(objective.trained_parameters(), phase.optimizer)
+    groups = parameter_groups(objective.trained_parameters(), phase.optimizer, network.depth_of)
     optimizer = make_optimizer(groups, phase.optimizer)
     if config.compile:
         compile_for(objective, sampler.sizes_of_full_steps())
