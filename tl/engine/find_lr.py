@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from tl.arguments import Loaded
 from tl.atomic import write_json_atomically
-from tl.data.sampler import TrainSampler
+from tl.data.sampler import train_sampler
 from tl.data.split import Source
 from tl.data.streams import BadImages, default_workers, open_stream
 from tl.data.transforms import augmented_view
 from tl.engine import run_dir, runtime, strategy
 from tl.engine.compiling import compile_for
+from tl.engine.given import given_for
 from tl.engine.gradient import add_gradient
 from tl.engine.inputs import to_network
 from tl.engine.nonfinite import Guard, Policy
@@ -43,9 +45,10 @@ from tl.lr_curve import (
 )
 from tl.mistakes import blamed_on, dotted
 from tl.models.dropout import image_keys
+from tl.models.lora import adapt
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
-from tl.objectives import objective_class
+from tl.objectives import Given, make_objective, objective_class
 from tl.optim import make_optimizer, parameter_groups, set_lr
 from tl.randomness import seed_of
 from tl.tracking.console import ConsoleTracker, open_console
@@ -80,21 +83,30 @@ def find_lr(
     console.say(describe_weights(report))
     if loaded.later is not None:
         pretrained = report.loaded > 0
-        loaded = strategy.spell_out(loaded, source, network, preprocessing, pretrained, None, here)
+        loaded = strategy.spell_out(
+            loaded, source, network, preprocessing, pretrained, None, here, console.say
+        )
         console.say(loaded.decided["why"])
         check_phases(loaded, here)
     phase = loaded.phases[0]
+    if "relationship" in objective_class(phase.objective).needs:
+        raise UserError(
+            f"objective={phase.objective} takes a pass over the images before it can train: find "
+            "the rate with objective=supervised"
+        )
     if phase.optimizer.lr == 0:
         raise UserError(
             "optimizer.lr=0: rates of groups are kept in proportion to it, so give any other"
         )
+    given = here.on_all(lambda: given_for(loaded, source, network))
     with blamed_on(loaded.origins, "phases", 0, "train"):
+        adapt(network, phase.train, seed_of("lora", loaded.config.seed, 0))
         freeze(network, trainable_names(network, phase.train), phase.batch_norm)
     what = f"{loaded.config.model.name}, {phase.train} trains, {phase.optimizer.name}"
     console.say(f"{what}: {steps} steps, rates from {lr_min:g} to {lr_max:g}")
 
     rates = [rate_at(step, steps, lr_min, lr_max) for step in range(steps)]
-    losses, end = _losses(loaded, source, network, preprocessing, here, console, rates)
+    losses, end = _losses(loaded, source, network, given, preprocessing, here, console, rates)
     advice = suggestion(rates, losses)
     result = {
         "suggestion": advice,
@@ -125,6 +137,7 @@ def _losses(
     loaded: Loaded,
     source: Source,
     network: Network,
+    given: Given,
     preprocessing: Preprocessing,
     here: Runtime,
     console: ConsoleTracker,
@@ -136,17 +149,10 @@ def _losses(
         Them, the same on every process, and why there are no more of them.
     """
     config, phase = loaded.config, loaded.phases[0]
-    sampler = TrainSampler(
-        num_images=len(source.train),
-        global_batch_size=phase.global_batch_size,
-        seed=config.seed,
-        first_epoch=0,
-        first_step=0,
-        last_step=len(rates),
-        rank=here.rank,
-        world_size=here.world_size,
-        gradient_accumulation=phase.gradient_accumulation,
+    sampler = train_sampler(
+        phase, source, config.seed, first_epoch=0, rank=here.rank, world_size=here.world_size
     )
+    sampler = replace(sampler, last_step=len(rates))
     workers = config.data.workers
     stream = open_stream(
         source.train,
@@ -154,6 +160,7 @@ def _losses(
         sampler,
         seed=config.seed,
         size=preprocessing.crop_size,
+        channels=preprocessing.channels,
         decode=config.data.decode,
         workers=default_workers(here.processes_on_node) if workers is None else workers,
         pin_memory=here.device.type == "cuda",
@@ -163,7 +170,7 @@ def _losses(
 
     network.to(here.device).to(memory_format=torch.channels_last)
     torch.manual_seed(seed_of("objective", config.seed, 0))
-    objective = objective_class(phase.objective)(network, phase).to(here.device)
+    objective = make_objective(network, phase, given).to(here.device)
     groups = parameter_groups(objective.trained_parameters(), phase.optimizer, network.depth_of)
     optimizer = make_optimizer(groups, phase.optimizer)
     if config.compile:
@@ -184,7 +191,8 @@ def _losses(
             bad_images.meet(micro_batch.pop("bad"))
         batch = [to_network(part, here.device, preprocessing) for part in batch]
         for micro_batch in batch:
-            micro_batch["key"] = image_keys(config.seed, step, micro_batch["id"])
+            ahead = micro_batch["round"] - step // sampler.steps_per_epoch
+            micro_batch["key"] = image_keys(config.seed, step, micro_batch["id"], ahead)
         images = None if bad_images.policy == "skip" else sampler.images_in(step)
         sums, _ = add_gradient(here, guard, trained, batch, images, step / len(rates))
         guard.unscale()

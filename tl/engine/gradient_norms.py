@@ -89,6 +89,7 @@ def measure(
         keys,
         seed=config.seed,
         size=preprocessing.crop_size,
+        channels=preprocessing.channels,
         decode=config.data.decode,
         workers=0,
         pin_memory=False,

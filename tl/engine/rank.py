@@ -229,6 +229,7 @@ def _features(
         BatchShares(len(source.train), batch_size, here.rank, here.world_size),
         seed=config.seed,
         size=preprocessing.crop_size,
+        channels=preprocessing.channels,
         decode=config.data.decode,
         workers=default_workers(here.processes_on_node) if workers is None else workers,
         pin_memory=here.device.type == "cuda",
