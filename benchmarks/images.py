@@ -40,6 +40,22 @@ def links_to_what_loads(data: Path, folder: Path) -> dict[str, int]:
     return counts
 
 
+def links_to_few(data: Path, folder: Path, train_per_class: int, seed: int) -> None:
+    """Fill ``folder``/train with links to so many images of each class, ``folder``/val with others.
+
+    Args:
+        data: a folder for each class, of images that load.
+    """
+    for label, classes in enumerate(sorted(path for path in data.iterdir() if path.is_dir())):
+        paths = sorted(path for path in classes.iterdir() if path.suffix in IMG_EXTENSIONS)
+        order = np.random.default_rng((seed, label)).permutation(len(paths)).tolist()
+        for place, i in enumerate(order):
+            name = "train" if place < train_per_class else "val"
+            link = folder / name / classes.name / paths[i].name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(paths[i].resolve())
+
+
 def _loads(path: Path) -> bool:
     try:
         with Image.open(path) as image:

@@ -31,7 +31,7 @@ class Job:
     made: Path
     """where the run's folder goes"""
     more: Sequence[str]
-    """key=value that go before the recipe's"""
+    """key=value that go before the recipe's; how images are loaded, in the test as well"""
 
 
 def carry_out(job: Job) -> dict[str, Any]:
@@ -67,13 +67,14 @@ def carry_out(job: Job) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
     _command(train.main, [f"{key}={value}" for key, value in keys.items()] + list(job.more), log)
     summary = json.loads((run_dir / "summary.json").read_text())
+    loading = [word for word in job.more if word.startswith("data.workers=")]
     memory = _peak_memory(torch)
     if recipe.interpolate:
         places = {"run": run_dir, "val": job.folder / "val"}
         words = [word.format(**places) for word in recipe.interpolate.split()]
-        _command(interpolate.main, words, log)
+        _command(interpolate.main, [*words, *loading], log)
     test = [str(run_dir / recipe.leaves), str(job.folder / "val"), "--output", f"{run_dir}/test"]
-    _command(evaluate.main, test, log)
+    _command(evaluate.main, [*test, *loading], log)
     tested = json.loads((run_dir / "test" / "evaluation.json").read_text())
     shutil.rmtree(run_dir / "checkpoints")
     return {

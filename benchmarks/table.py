@@ -31,7 +31,7 @@ UNITS = {
 def main() -> None:
     """Bring the README up to date."""
     text = README.read_text("utf-8")
-    README.write_text(with_table(text, render(read())), "utf-8")
+    README.write_text(with_table(text, render(read()), BEGIN, END), "utf-8")
 
 
 def read(path: Path = RESULTS) -> dict[str, Any] | None:
@@ -39,17 +39,17 @@ def read(path: Path = RESULTS) -> dict[str, Any] | None:
     return json.loads(path.read_text("utf-8")) if path.exists() else None
 
 
-def with_table(text: str, table: str) -> str:
-    """``text`` with ``table`` in place of what is between the markers.
+def with_table(text: str, table: str, begin: str, end: str) -> str:
+    """``text`` with ``table`` in place of what is between the two markers.
 
     Raises:
         ValueError: there is not one pair of markers.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in after or END in after:
-        raise ValueError(f"not one pair of {BEGIN} and {END} in the text")
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+    before, found, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found or not found_end or begin in after or end in after:
+        raise ValueError(f"not one pair of {begin} and {end} in the text")
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def render(results: dict[str, Any] | None) -> str:
@@ -105,7 +105,7 @@ def _targets(rows: Iterable[dict[str, Any]]) -> str:
         verdict = {True: "reached", False: "not reached", None: row.get("why", "")}[row["reached"]]
         measured = _spread_of(row["measured"]) if row["measured"] else "-"
         lines.append([row["what"], wanted, measured, verdict])
-    return _table(["ratio", "wanted", "measured", ""], lines)
+    return markdown_table(["ratio", "wanted", "measured", ""], lines)
 
 
 def _commands(part: dict[str, Any]) -> str:
@@ -128,7 +128,7 @@ def _commands(part: dict[str, Any]) -> str:
         f"images, batches of {work['batch_size']}; this project with {_got(part)}:"
     )
     header = ["", "whole command, s", "to the first step, s", "images/s in training", "accuracy"]
-    return title + "\n\n" + _table(header, lines)
+    return title + "\n\n" + markdown_table(header, lines)
 
 
 def _got(part: dict[str, Any]) -> str:
@@ -154,7 +154,7 @@ def _others(parts: dict[str, dict[str, Any]]) -> str:
             for name, measured in part["ratios"].items()
             if " " in name  # the others are in the table of what is wanted
         ]
-    return _table(["", "measured"], lines)
+    return markdown_table(["", "measured"], lines)
 
 
 def _notes(parts: dict[str, Any]) -> list[str]:
@@ -188,7 +188,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [list(header), ["---"] * len(header), *map(list, rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

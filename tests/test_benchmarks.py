@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import models
 
+from tl.arguments import load
 from tl.data.transforms import normalise, plain_view
 from tl.models import weights, zoo
 from tl.models.preprocessing import preprocessing_of, with_image_size
@@ -45,8 +46,48 @@ def benchmark() -> Iterator[Callable[[str], ModuleType]]:
 def test_the_readmes_table_is_made_from_the_committed_results(benchmark) -> None:
     table = benchmark("table")
     text = (ROOT / "README.md").read_text("utf-8")
-    made = table.with_table(text, table.render(table.read()))
+    made = table.with_table(text, table.render(table.read()), table.BEGIN, table.END)
     assert text == made, "run `python benchmarks/table.py`"
+
+
+def test_the_readmes_table_of_strategies_is_made_from_the_committed_results(benchmark) -> None:
+    table, of_strategies = benchmark("table"), benchmark("strategy_table")
+    text, shown = (
+        (ROOT / "README.md").read_text("utf-8"),
+        of_strategies.render(of_strategies.read()),
+    )
+    made = table.with_table(text, shown, of_strategies.BEGIN, of_strategies.END)
+    assert text == made, "run `python benchmarks/strategy_table.py`"
+
+
+def test_every_recipe_that_is_compared_is_a_config(benchmark) -> None:
+    recipes = benchmark("strategy_recipes")
+    for recipe in recipes.RECIPES.values():
+        for of in recipes.SETS.values():
+            keys = {**recipes.COMMON, **of.keys, **recipe.keys}
+            assert load(None, [f"{key}={value}" for key, value in keys.items()], environ={}).phases
+
+
+def test_few_images_of_each_class_are_taken_and_all_others_are_left_to_test_on(
+    benchmark, tmp_path: Path
+) -> None:
+    images = benchmark("images")
+    images.make_tiny(tmp_path / "made", train=7, val=1)
+    whole = tmp_path / "made" / "train"
+    for name in ("first", "again"):
+        images.links_to_few(whole, tmp_path / name, train_per_class=3, seed=0)
+    cut = {
+        name: {
+            part: sorted(path.relative_to(tmp_path / name / part) for path in paths)
+            for part in ("train", "val")
+            if (paths := (tmp_path / name / part).glob("*/*"))
+        }
+        for name in ("first", "again")
+    }
+    assert cut["first"] == cut["again"]
+    train, val = cut["first"]["train"], cut["first"]["val"]
+    assert [path.parent.name for path in train] == ["green"] * 3 + ["red"] * 3
+    assert sorted(train + val) == sorted(p.relative_to(whole) for p in whole.glob("*/*"))
 
 
 def test_the_committed_results_are_of_no_quick_run_and_judged_by_todays_targets(benchmark) -> None:
@@ -65,12 +106,12 @@ def test_the_committed_results_are_of_no_quick_run_and_judged_by_todays_targets(
 def test_a_table_takes_the_place_of_the_one_before_and_nothing_else_changes(benchmark) -> None:
     table = benchmark("table")
     text = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
-    once = table.with_table(text, "| a |\n| b |")
+    once = table.with_table(text, "| a |\n| b |", table.BEGIN, table.END)
     assert once == f"before\n{table.BEGIN}\n| a |\n| b |\n{table.END}\nafter\n"
-    assert table.with_table(once, "old") == text
+    assert table.with_table(once, "old", table.BEGIN, table.END) == text
     for broken in ("", table.BEGIN, f"{table.END}{table.BEGIN}", text + text):
         with pytest.raises(ValueError, match="not one pair"):
-            table.with_table(broken, "new")
+            table.with_table(broken, "new", table.BEGIN, table.END)
 
 
 @given(rounds=st.lists(st.tuples(RATE, RATE), min_size=1, max_size=9))

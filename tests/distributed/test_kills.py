@@ -139,8 +139,9 @@ def kill_and_go_on(folder: Path, kills: int, steps: int, seed: int) -> int:
     finish(cut, steps)
 
     order = [epoch_order(IMAGES, 0, epoch) for epoch in range(steps)]
-    expected = [set(map(str, ids[i : i + BATCH].tolist())) for ids in order
-                for i in range(0, IMAGES, BATCH)][:steps]  # fmt: skip
+    expected = [{f"{i} {epoch}" for i in ids[start : start + BATCH]}
+                for epoch, ids in enumerate(order)
+                for start in range(0, IMAGES, BATCH)][:steps]  # fmt: skip
     assert [set(images) for images in images_of_steps(cut)] == expected
     assert images_of_steps(cut) == images_of_steps(folder / "whole")
     assert record(cut) == record(folder / "whole")

@@ -65,10 +65,10 @@ class TrainSampler:
     rank: int
     world_size: int
     gradient_accumulation: int = 1
-    pairs: bool = False
-    """images 2i and 2i + 1 of a micro-batch are on the same process, to be mixed with each other"""
     by_class: ClassSampling | None = None
     """None: each image once an epoch"""
+    pairs: bool = False
+    """images 2i and 2i + 1 of a micro-batch are on the same process, to be mixed with each other"""
 
     @property
     def steps_per_epoch(self) -> int:

@@ -1,0 +1,90 @@
+"""What `strategies.py` compares: each recipe is keys of a config, over those that all share.
+
+Two kinds of rate: a head by itself takes a high one (AdamW, 0.003), and what moves pretrained
+layers a low one. Both were chosen by full and head on seed 0; nothing was tuned for one recipe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Keys = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Set:
+    """A data set, and how it is cut."""
+
+    folder: str
+    keys: Keys
+    train_per_class: int | None = None
+    """None: it has train/ and val/"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A strategy or an objective, as keys."""
+
+    keys: Keys
+    interpolate: str = ""
+    """`tl interpolate` after the run: ``{run}`` is its folder, ``{val}`` the test images'"""
+    leaves: str = "last"
+    """the model folder in the run's folder that is tested"""
+
+
+SETS = {
+    "hymenoptera": Set("hymenoptera", {"epochs": 8}),
+    # Ten images a class to train on. Of the 2,274 others, 70 are looked at after each epoch.
+    "cartoon": Set("pacs/cartoon", {"epochs": 20, "data.max_val": 70}, train_per_class=10),
+}
+COMMON: Keys = {
+    "model.name": "squeezenet1_0",
+    "global_batch_size": 16,
+    "optimizer.name": "adamw",
+    "optimizer.lr": 0.0003,
+    "optimizer.weight_decay": 0.05,
+    "schedule.name": "cosine",
+    "tracking.trackers": "[jsonl]",
+}
+HEAD: Keys = {"optimizer.lr": 0.003, "augment": "none"}
+
+
+def _full(**keys: Any) -> Recipe:
+    return Recipe({"strategy": "full", **keys})
+
+
+RECIPES: dict[str, Recipe] = {
+    "full, random weights": _full(**{"model.weights": "null", "optimizer.lr": 0.001}),
+    "full": _full(),
+    "head": Recipe({"strategy": "head", **HEAD}),
+    "head, augmented": Recipe({"strategy": "head", "optimizer.lr": 0.003}),
+    "bottleneck": Recipe({"strategy": "bottleneck", "optimizer.lr": 0.003}),
+    "last_stages(3)": Recipe({"strategy": "last_stages(3)"}),
+    "lp_ft": Recipe({"strategy": "lp_ft", "optimizer.lr": 0.003}),
+    "lp_ft, then WiSE-FT at 0.5": Recipe(
+        {"strategy": "lp_ft", "optimizer.lr": 0.003},
+        interpolate="{run}/last {val} --with {run}/start --alphas 0.5 --save {run}/between",
+        leaves="between",
+    ),
+    "gradual": Recipe({"strategy": "gradual"}),
+    "discriminative": Recipe({"strategy": "discriminative", "optimizer.lr": 0.001}),
+    "layer_decay(0.75)": Recipe({"strategy": "layer_decay(0.75)", "optimizer.lr": 0.001}),
+    "bias": Recipe({"strategy": "bias", "optimizer.lr": 0.003}),
+    "freeze_embed": Recipe({"strategy": "freeze_embed"}),
+    "surgical": Recipe({"strategy": "surgical"}),
+    "lora(8)": Recipe({"strategy": "lora(8)", "optimizer.lr": 0.001}),
+    "auto": Recipe({"strategy": "auto", "optimizer.lr": 0.003}),
+    "head on the stages to fire6": Recipe(
+        {"strategy": "head", "model.reuse.upto": "fire6", **HEAD, "optimizer.lr": 0.03}
+    ),
+    "full, l2_sp": _full(objective="l2_sp"),
+    "full, delta": _full(objective="delta"),
+    "full, bss": _full(objective="bss"),
+    "full, co_tuning": _full(objective="co_tuning"),
+    "full, lwf": _full(objective="lwf"),
+    "full, mixup": _full(mixup=0.2),
+    "full, cutmix": _full(cutmix=1.0),
+    "full, label smoothing": _full(label_smoothing=0.1),
+    "full, ema": _full(ema=0.99),
+}
