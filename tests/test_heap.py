@@ -22,7 +22,7 @@ began = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 step(), step()
 faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - began
 {after}
-large = torch.ones(2**25)  # 128 MB
+large = torch.ones(2**27)  # 512 MB, more than has become free
 del large
 print(faults, psutil.Process().memory_info().rss // 2**20)
 """
@@ -50,4 +50,4 @@ def test_a_step_uses_the_memory_of_the_one_before_and_a_worker_gives_it_back() -
     assert faults < as_usual / 3
     of_worker, held_by_worker = run("assert heap.keep_memory()", "assert heap.keep_little_memory()")
     assert of_worker < as_usual / 3
-    assert held_by_worker < held - 100
+    assert held_by_worker < held - 200
