@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torchvision import models as tv
 
 from tl.errors import UserError
 from tl.models import saved, weights, zoo
@@ -15,8 +14,6 @@ FAMILIES = [
     "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18",
     "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "vgg11_bn", "vit_b_32",
 ]  # fmt: skip
-# RegNets of gigabytes are as their smaller brothers, and the only ones that are built for real.
-NAMES = [name for name in tv.list_models(module=tv) if not name.endswith(("128gf", "32gf"))]
 # One small network of each kind of output, and how many stages are kept.
 CUTS = [
     ("resnet18", 3), ("squeezenet1_1", 4), ("googlenet", 5), ("vit_b_32", 2), ("swin_t", 2),
@@ -65,13 +62,13 @@ def test_the_kept_stages_put_out_what_those_of_the_whole_network_do(name, kept):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_network_of_every_family_can_be_cut(name):
-    """Of their parameters and outputs only the shapes; all of them at every cut are below, slow."""
+    """Of their parameters and outputs only the shapes; every cut is below, slow."""
     _cut_and_check(name, [2])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_every_architecture_can_be_cut_after_every_stage(name):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_network_of_every_family_can_be_cut_after_every_stage(name):
     with device(name):
         number = len(zoo.build(name, 3).stages) - 1
     _cut_and_check(name, range(1, number))
