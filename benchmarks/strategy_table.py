@@ -17,6 +17,7 @@ import table
 from strategy_recipes import RECIPES, SETS
 
 RESULTS = table.ROOT / "benchmarks" / "strategies.json"
+NOTHING = "Not measured yet: `python benchmarks/strategies.py` does so, in some hours on two cores."
 BEGIN, END = "<!-- strategies:begin -->", "<!-- strategies:end -->"
 
 
@@ -27,13 +28,15 @@ def main() -> None:
     table.README.write_text(made, "utf-8")
 
 
-def read(path: Path = RESULTS) -> dict[str, Any]:
-    """What was measured."""
-    return json.loads(path.read_text("utf-8"))
+def read(path: Path = RESULTS) -> dict[str, Any] | None:
+    """What was measured; None if nothing was yet."""
+    return json.loads(path.read_text("utf-8")) if path.exists() else None
 
 
-def render(results: dict[str, Any]) -> str:
+def render(results: dict[str, Any] | None) -> str:
     """The table in Markdown, in the order of the recipes; those that were not run are left out."""
+    if results is None:
+        return NOTHING
     runs = results["runs"]
     sets = [name for name in SETS if any(name in runs.get(recipe, {}) for recipe in RECIPES)]
     header = ["", *(f"{name}: accuracy" for name in sets), *(f"{name}: s" for name in sets)]
