@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,11 @@ os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 os.environ["WANDB_MODE"] = "disabled"
 # No test may find what another session has computed, or leave it in the user's home.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tl-tests-cache-")
+
+# A shell lets what it starts in the background ignore these, and tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for name in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(name, signal.SIG_DFL)
 
 import pytest
 

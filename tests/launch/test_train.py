@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,25 +110,37 @@ def test_the_accelerate_config_for_two_cpu_processes_starts_two(tmp_path: Path) 
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["num_processes"] == 2
 
 
-def started(*arguments: str) -> subprocess.Popen[str]:
-    """A run in a session of its own, as a terminal has it."""
-    return subprocess.Popen(
+@contextlib.contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A run in a session of its own, as a terminal has it. Nothing of it is left at the end."""
+    process = subprocess.Popen(
         [sys.executable, TRAIN, *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
         start_new_session=True,
     )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_no_process(tmp_path: Path) -> None:
-    process = started(*SMALL, "epochs=100000", "data.workers=1", f"run_dir={tmp_path / 'run'}")
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("step"):
-            break
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert children, "a loader worker at least"
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
-    _, errors = process.communicate(timeout=60)
+    words = [*SMALL, "epochs=100000", "data.workers=1", f"run_dir={tmp_path / 'run'}"]
+    with started(*words) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("step"):
+                break
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children, "a loader worker at least"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
+        _, errors = process.communicate(timeout=60)
+        deadline = time.monotonic() + 10
+        while any(child.is_running() for child in children) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not [child for child in children if child.is_running()]
     assert process.returncode == 75
     assert "Traceback" not in errors
     assert "SIGINT" in errors
@@ -137,19 +149,15 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process(tmp_path: Path) -> None:
     assert (status["state"], status["exit_code"]) == ("preempted", 75)
     assert "SIGINT" in status["message"]
     assert (tmp_path / "run" / "checkpoints" / f"step-{status['step']}").is_dir()
-    deadline = time.monotonic() + 10
-    while any(child.is_running() for child in children) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not [child for child in children if child.is_running()]
 
 
 def interrupt_at(start: str, *arguments: str) -> tuple[int, str]:
     """Ctrl-C as soon as a line begins with ``start``; exit code and standard error."""
-    process = started(*arguments)
-    assert process.stdout is not None
-    assert any(line.startswith(start) for line in process.stdout)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    with started(*arguments) as process:
+        assert process.stdout is not None
+        assert any(line.startswith(start) for line in process.stdout)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
     return process.returncode, errors
 
 
