@@ -18,17 +18,17 @@ os.environ["WANDB_MODE"] = "disabled"
 # No test may find what another session has computed, or leave it in the user's home.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tl-tests-cache-")
 
-# A shell lets what it starts in the background ignore these, and tests send them.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-for name in (signal.SIGHUP, signal.SIGQUIT):
-    signal.signal(name, signal.SIG_DFL)
-
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gloo_workers import GlooWorkers
 
 ROOT = Path(__file__).parents[1]
+
+# A shell lets what it starts in the background ignore these, and tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for name in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(name, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
