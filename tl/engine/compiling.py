@@ -17,7 +17,8 @@ def compile_for(objective: Objective, sizes: set[int]) -> None:
     MobileNetV3-small on two cores.
     """
     as_it_is = objective.forward
-    compiled = torch.compile(as_it_is)
+    # Not for any size: the shapes of another phase in this process are no hint that these vary.
+    compiled = torch.compile(as_it_is, dynamic=False)
 
     def forward(batch: Batch, progress: float) -> dict[str, Tensor]:
         chosen = compiled if len(batch["image"]) in sizes else as_it_is
