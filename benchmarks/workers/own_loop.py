@@ -81,19 +81,18 @@ class InMemory:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         count = len(self.labels)
-        ids, weight = torch.arange(count), torch.ones(count)
+        tensors = {
+            "image": self.images,
+            "label": self.labels,
+            "id": torch.arange(count),
+            "round": torch.zeros(count, dtype=torch.int64),
+            "mate": torch.arange(count) ^ 1,
+            "weight": torch.ones(count),
+        }
         if self.pinned:  # as a loader's batches are on a GPU
-            self.images, self.labels = self.images.pin_memory(), self.labels.pin_memory()
-            ids, weight = ids.pin_memory(), weight.pin_memory()
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
         for _ in range(len(self.sampler)):
-            yield {
-                "image": self.images,
-                "label": self.labels,
-                "id": ids,
-                "weight": weight,
-                "bad": [],
-                "start": 0,
-            }
+            yield {**tensors, "bad": [], "start": 0}
 
 
 def open_stream(

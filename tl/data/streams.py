@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterable, Sized
 from typing import Any, Literal, Protocol
 
@@ -33,6 +34,14 @@ before it have made of the images, (N, …) float: see `tl.data.features`."""
 
 
 Decode = Literal["fast", "exact"]
+
+_LEFT_TO_THE_RUN = {
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTERM,
+}
 
 
 Item = tuple[Tensor | None, int, Key, str]
@@ -130,7 +139,7 @@ def open_stream(
     ahead over the ends of epochs.
     """
     images = Images(split, view, seed, size, decode, views, channels)
-    return DataLoader(
+    return _Loader(
         images,
         batch_sampler=sampler,
         num_workers=workers,
@@ -142,10 +151,22 @@ def open_stream(
     )
 
 
+class _Loader(DataLoader):
+    """Its workers begin with the signals held back that they are to leave to the run."""
+
+    def __iter__(self) -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_RUN)
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker(worker: int) -> None:
     del worker
     keep_little_memory()
     _leave_signals_to_the_run()
+    sys.excepthook = _only_what_is_news
 
 
 def _leave_signals_to_the_run() -> None:
@@ -154,7 +175,7 @@ def _leave_signals_to_the_run() -> None:
     A terminal and some schedulers send them to every process. The run still needs its workers
     then: it stops between two steps. They end when it tells them to, or is gone.
     """
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    for number in _LEFT_TO_THE_RUN - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     terms = []
 
@@ -164,6 +185,16 @@ def _leave_signals_to_the_run() -> None:
             os._exit(0)
 
     signal.signal(signal.SIGTERM, on_term)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_THE_RUN)
+
+
+def _only_what_is_news(kind: type[BaseException], error: BaseException, where: Any) -> None:
+    """In place of `sys.excepthook`, which the thread that hands batches over reports to.
+
+    Ctrl-C may come to a command in the middle of taking a batch. It then says so itself.
+    """
+    if not issubclass(kind, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, where)
 
 
 def default_workers(processes_on_node: int) -> int:
