@@ -406,12 +406,17 @@ class ModelConfig(Keys):
     head_classes: dict[str, ClassName] | None = None
     """what the weights call the task's classes, as {ants: ant, bees: 309}: a name of theirs, or
     the number of a row; needs head=classes"""
+    bottleneck: PositiveInt | None = None
+    """width of a bottleneck (linear, BatchNorm, ReLU) between the pooled features and a linear
+    head; null: as the weights have, so none but for those of a run with one"""
     reuse: ReuseConfig = ReuseConfig()
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         if self.head_classes is not None and self.head != "classes":
             raise ValueError("head_classes needs head: classes")
+        if self.bottleneck is not None and self.head == "classes":
+            raise ValueError("head: classes takes rows of a head that a bottleneck replaces")
         return self
 
 

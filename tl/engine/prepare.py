@@ -23,7 +23,7 @@ from tl.errors import printable
 from tl.freeze_plan import StagePlan, freeze_plan, random_and_frozen
 from tl.freezing import freeze, trainable_names
 from tl.mistakes import blamed_on
-from tl.models import folders, graft, published, saved, weights, zoo
+from tl.models import bottleneck, folders, graft, published, saved, weights, zoo
 from tl.models.dropout import not_by_image
 from tl.models.head_rows import HeadClasses
 from tl.models.load_report import LoadReport, StageCount, by_stage
@@ -119,9 +119,16 @@ def network_for(
         in_channels=preprocessing.channels,
         keep=model.reuse.upto or model.reuse.stages,
     )
+    saved_with = _model_folder_config(chosen)
     keep_head = model.head == "keep" or (
-        model.head == "auto" and _classes_of(chosen) == list(classes)
+        model.head == "auto" and saved_with.get("classes") == list(classes)
     )
+    # A run's network may have one already; other weights are of a network without.
+    had = saved_with.get("arguments", {}).get("bottleneck")
+    if had is not None or (model.bottleneck is not None and keep_head):
+        bottleneck.check(model.bottleneck, had, str(chosen))
+        assert had is not None
+        bottleneck.put(network, had)
     known = HeadClasses(classes, model.head_classes or {})
     report = weights.load(
         network,
@@ -130,17 +137,20 @@ def network_for(
         key=model.weights_key,
         head_classes=known if model.head == "classes" else None,
     )
+    if model.bottleneck is not None and had is None:
+        bottleneck.put(network, model.bottleneck)
+        report = report.with_new(network.model.state_dict())
     for wish in model.reuse.graft:
         report = graft.with_graft(report, wish, graft.graft(network, wish))
     return network, preprocessing, report
 
 
-def _classes_of(chosen: str | None) -> list[str] | None:
-    """The classes that weights were trained for, if they are those of a run."""
+def _model_folder_config(chosen: str | None) -> dict[str, Any]:
+    """What a run's model folder says of its network, if the weights are such; else empty."""
     if chosen is None or not is_weights_path(chosen):
-        return None
+        return {}
     folder = folders.model_folder(Path(chosen).expanduser())
-    return saved.read_config(folder / "config.json")["classes"] if folder else None
+    return saved.read_config(folder / "config.json") if folder else {}
 
 
 def show_plan(

@@ -43,6 +43,17 @@ class LoadReport:
         """How many tensors were loaded."""
         return len(self.names)
 
+    def with_new(self, names: Iterable[str]) -> LoadReport:
+        """The report when the network has these names, of which those that no one knew are new."""
+        names = list(names)
+        gone = set(self.names) - set(names)
+        return replace(
+            self,
+            names=tuple(name for name in self.names if name not in gone),
+            new=tuple(name for name in names if name not in self.names),
+            dropped=(*self.dropped, *gone),
+        )
+
     def with_note(self, note: str) -> LoadReport:
         return replace(self, notes=(*self.notes, note))
 

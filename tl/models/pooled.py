@@ -69,7 +69,11 @@ def pool(x: Tensor) -> Tensor:
     if x.dim() == 2:
         return x
     if x.dim() == 3:
-        return x.float().mean(1)
+        return _precise(x).mean(1)
     assert x.dim() == 4, x.shape
     channels_last = x.shape[1] == x.shape[2] != x.shape[3]
-    return x.float().mean((1, 2) if channels_last else (2, 3))
+    return _precise(x).mean((1, 2) if channels_last else (2, 3))
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -136,7 +136,7 @@ def _fetch_timm(architecture: str, arguments: dict[str, Any]) -> dict[str, Tenso
         )
     name = architecture.removeprefix(timm_models.PREFIX)
     # With the classes, channels and stages that the weights have: load makes them fit.
-    ours = ("num_classes", "in_channels", "kept_stages")
+    ours = ("num_classes", "in_channels", "kept_stages", "bottleneck")
     keywords = {key: value for key, value in arguments.items() if key not in ours}
     try:
         # timm reads a Hub's .bin file with weights_only=True, and safetensors where there are any.

@@ -46,8 +46,7 @@ def cut(network: Network, keep: int | str) -> None:
     body = network.stages[:-1]
     if number == len(body):
         return
-    features = _output(network, number)
-    pool, width = _pooling(network, body[number - 1].name, features)
+    pool, width = pooled_output(network, number)
     kept = [_without_aux(stage) for stage in body[:number]]
     kept[-1] = replace(kept[-1], steps=(*kept[-1].steps, *pool, standardise))
     left_out = network.stages[number:]
@@ -56,7 +55,7 @@ def cut(network: Network, keep: int | str) -> None:
     unused += [stage.aux.name for stage in body[:number] if stage.aux]
     for name in unused:
         if not any(is_below(name, u) or is_below(u, name) for u in used):
-            _remove(network.model, name)
+            remove(network.model, name)
     like = next(network.model.parameters())
     head = nn.Linear(width, network.arguments["num_classes"], device=like.device, dtype=like.dtype)
     network.model.add_module(HEAD, head)
@@ -89,6 +88,15 @@ def _without_aux(stage: Stage) -> Stage:
     return replace(stage, owns=owns, aux=None)
 
 
+def pooled_output(network: Network, number: int) -> tuple[list[Step], int]:
+    """The steps that make (N, D) of what the first stages put out (none: it is that), and D.
+
+    Raises:
+        UserError: it cannot be pooled.
+    """
+    return _pooling(network, network.stages[number - 1].name, _output(network, number))
+
+
 def _output(network: Network, number: int) -> object:
     """What the first stages make of one empty image."""
     model, like = network.model, next(network.model.parameters())
@@ -112,7 +120,6 @@ def _input_shape(network: Network) -> tuple[int, int, int]:
 
 
 def _pooling(network: Network, name: str, features: object) -> tuple[list[Step], int]:
-    """The steps that make (N, D) of a stage's output (none: it is that already), and D."""
     model = network.model
     shape: Sequence[int] = features.shape if isinstance(features, Tensor) else ()
     if len(shape) == 2:
@@ -132,7 +139,7 @@ def _pooling(network: Network, name: str, features: object) -> tuple[list[Step],
     )
 
 
-def _remove(model: nn.Module, name: str) -> None:
+def remove(model: nn.Module, name: str) -> None:
     """Take a submodule or parameter out, unless it is gone with what it was in."""
     around, _, last = name.rpartition(".")
     try:

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision import models as tv
 
 from tl.errors import UserError, brief, unknown
-from tl.models import channels, reuse, timm_models
+from tl.models import bottleneck, channels, reuse, timm_models
 from tl.models.families import stages_of
 from tl.models.network import Network
 
@@ -36,6 +36,7 @@ _MOST = {
     "img_size": LARGEST_SIZE,
     "in_channels": 1000,
     "kept_stages": 1000,
+    "bottleneck": 100_000,
 }
 # Below this size nothing is left to pool for the auxiliary classifier of inception_v3.
 _INCEPTION_AUX_SIZE = 299
@@ -90,13 +91,16 @@ def rebuild(architecture: str, arguments: dict[str, Any]) -> Network:
     Raises UserError if the architecture is unknown or does not take the arguments.
     """
     _check_arguments(architecture, arguments)
-    whole = {key: value for key, value in arguments.items() if key != "kept_stages"}
+    ours = ("kept_stages", "bottleneck")
+    whole = {key: value for key, value in arguments.items() if key not in ours}
     if timm_models.is_timm(architecture):
         network = timm_models.build(architecture, whole)
     else:
         network = _of_torchvision(architecture, whole)
     if "kept_stages" in arguments:
         reuse.cut(network, arguments["kept_stages"])
+    if "bottleneck" in arguments:
+        bottleneck.put(network, arguments["bottleneck"])
     return network
 
 
@@ -131,7 +135,7 @@ def _check_arguments(architecture: str, arguments: dict[str, Any]) -> None:
         if name in _FLAGS:
             possible = isinstance(value, bool)
         else:
-            least = 1 if name == "in_channels" else 0
+            least = 1 if name in ("in_channels", "bottleneck") else 0
             possible = name in _MOST and all(
                 type(n) is int and least <= n <= _MOST[name] for n in numbers
             )
