@@ -14,6 +14,7 @@ from tl.models.network import Network
 from tl.models.source_head import SourceHead
 
 Need = Literal["images", "pretrained", "source_head", "relationship"]
+Stream = Literal["source", "target", "strong"]
 
 
 @dataclass
@@ -55,6 +56,11 @@ class Objective(nn.Module):
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What it takes from `Given`; ``images``: it looks at the images themselves, so that it cannot
     be given cached features in their place."""
+
+    streams: ClassVar[tuple[Stream, ...]] = ("source",)
+    """What a batch is of. The first is the batch itself, others are in it by their names, with as
+    many images each: ``source`` is labelled; ``target`` has no labels; ``strong`` are the same
+    images as ``target``, in another and stronger augmentation (`augment` is ``trivial``)."""
 
     def __init__(self, network: Network, phase: Phase, given: Given | None = None) -> None:
         super().__init__()
