@@ -73,7 +73,7 @@ UNITS = r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?"
 CLOCK = r"(?:([0-9]+)-)?([0-9]+):([0-9]{2}):([0-9]{2})"
 BETA = r"0(?:\.[0-9]{1,15})?"
 POLICY = r"stop|(skip|rollback)\([1-9][0-9]*\)"
-SAMPLING = r"uniform|balanced|weighted\((?:0?\.[0-9]{1,9}|0|1|[01]\.0{0,9})\)"
+SAMPLING = r"uniform|balanced|domains|weighted\((?:0?\.[0-9]{1,9}|0|1|[01]\.0{0,9})\)"
 
 
 def _pattern(*alternatives: str) -> Any:
@@ -142,8 +142,9 @@ NonfinitePolicy = Annotated[str, AfterValidator(_policy), _pattern(POLICY)]
 
 def _sampling(text: str) -> str:
     if not re.fullmatch(SAMPLING, text):
-        near = did_you_mean(text, ["uniform", "balanced", "weighted(0.5)"])
-        raise ValueError(f"must be uniform, balanced or weighted(p) with p from 0 to 1.{near}")
+        near = did_you_mean(text, ["uniform", "balanced", "domains", "weighted(0.5)"])
+        kinds = "uniform, balanced, domains or weighted(p) with p from 0 to 1"
+        raise ValueError(f"must be {kinds}.{near}")
     return text
 
 
@@ -210,13 +211,24 @@ class EarlyStopping(Keys):
 
 
 class BestConfig(Keys):
-    metric: Literal["val/accuracy", "val/loss", "val/macro_f1", "val/balanced_accuracy"] = (
-        "val/accuracy"
-    )
-    """by which the best model is chosen and early stopping decides. With the same value lower
-    loss, then higher accuracy, then the earlier one wins"""
+    metric: Literal[
+        "auto",
+        "val/accuracy",
+        "val/loss",
+        "val/macro_f1",
+        "val/balanced_accuracy",
+        "target/im",
+        "target/snd",
+        "target/entropy",
+        "oracle/accuracy",
+    ] = "auto"
+    """by which the best model is chosen and early stopping decides; `auto`: val/accuracy, or with a
+    target domain target/im, which needs no label of it (docs/domain_adaptation.md). With the same
+    value lower loss, then higher accuracy, then the earlier one wins. oracle/accuracy looks at the
+    target's labels: what it chooses is no fair result"""
     mode: Literal["auto", "max", "min"] = "auto"
-    """whether more or less of it is better; `auto`: less of val/loss, more of the others"""
+    """whether more or less of it is better; `auto`: less of val/loss and target/entropy, more of
+    the others"""
 
 
 class Training(Keys):
@@ -232,7 +244,8 @@ class Training(Keys):
     """micro-batches in which a global batch is computed, one after another, to save memory"""
     sampling: Sampling = "uniform"
     """`uniform`: each image once an epoch; `balanced`: each class as often; `weighted(p)` between
-    them: a class of n images in proportion to n ** (1 - p). An epoch has as many images in each"""
+    them: a class of n images in proportion to n ** (1 - p); `domains`: each of several source
+    domains as often. An epoch has as many images in each"""
     evaluate_every_steps: PositiveInt | None = None
     """steps between two evaluations, besides the one at the end; null: at the end of each epoch"""
     early_stopping: EarlyStopping = EarlyStopping()
@@ -298,6 +311,19 @@ class DataConfig(Keys):
     root: str | None = None
     """`folder`: the folder with train/ and val/, or with one folder for each class.
     `torchvision:`: where the files are"""
+    source_root: str | None = None
+    """domain adaptation: the folder of the labelled domain, another name of data.root"""
+    target_root: str | None = None
+    """domain adaptation: the folder of the domain without labels. Class folders in it, if there are
+    any, are for reporting alone"""
+    source_domains: Annotated[list[ClassName], Field(min_length=1)] | None = None
+    """in place of source_root: names of folders in data.root, each a labelled domain"""
+    target_domain: ClassName | None = None
+    """in place of target_root: the name of a folder in data.root"""
+    target_labels: Literal["auto", "none"] = "auto"
+    """`auto`: by the names of class folders, where the target has such; `none`: it has none"""
+    max_target: PositiveInt | None = None
+    """keep this many images of the target, chosen by the seed"""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """share of each class that is held out where the data has no validation part"""
     classes: list[ClassName] | None = None
@@ -337,6 +363,32 @@ class DataConfig(Keys):
     adapted: for grey its kernels are summed, so a grey image gives what its RGB copy gives"""
     workers: Annotated[int, Field(ge=0, le=1024)] | None = None
     """loader processes for each training process; null: from the cores of the node"""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.source_root is not None and self.root is not None:
+            raise ValueError("give either root or source_root, which are the same")
+        if self.source_domains is not None and self.source_root is not None:
+            raise ValueError("give either source_root or source_domains")
+        if self.target_domain is not None and self.target_root is not None:
+            raise ValueError("give either target_root or target_domain")
+        named = self.source_domains is not None or self.target_domain is not None
+        if named and self.root is None:
+            raise ValueError("source_domains and target_domain are folders in root: give root")
+        if self.source_domains is None and self.target_domain is not None:
+            raise ValueError("give source_domains with target_domain, as both are folders in root")
+        return self
+
+    @property
+    def has_target(self) -> bool:
+        """Whether there is a domain to adapt to."""
+        return self.target_root is not None or self.target_domain is not None
+
+    @property
+    def has_source(self) -> bool:
+        """Whether there is anything labelled."""
+        named = self.root is not None or self.source_root is not None
+        return named or self.source != "auto" or not self.has_target
 
 
 class GraftConfig(Keys):
@@ -509,3 +561,11 @@ class Config(Training):
         if (self.strategy is None) == (self.phases is None):
             raise ValueError("give either strategy or phases")
         return self
+
+    @property
+    def chosen_best(self) -> BestConfig:
+        """`best`, with the metric that ``auto`` stands for in this run."""
+        if self.best.metric != "auto":
+            return self.best
+        metric = "target/im" if self.data.has_target else "val/accuracy"
+        return self.best.model_copy(update={"metric": metric})

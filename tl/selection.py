@@ -11,7 +11,7 @@ from tl.config import BestConfig, EarlyStopping
 
 Numbers = Mapping[str, int | float]
 
-LOW_IS_GOOD = ("val/loss",)
+LOW_IS_GOOD = ("val/loss", "target/entropy")
 
 
 def sign_of(best: BestConfig) -> int:
@@ -32,7 +32,8 @@ def is_better(new: Numbers, old: Numbers, best: BestConfig) -> bool:
 
 def _rank(numbers: Numbers, best: BestConfig) -> tuple[float, float, float]:
     chosen = sign_of(best) * numbers[best.metric]
-    return chosen, -numbers["val/loss"], numbers["val/accuracy"]
+    # Of a model without its source there are no such.
+    return chosen, -numbers.get("val/loss", 0.0), numbers.get("val/accuracy", 0.0)
 
 
 def waited(

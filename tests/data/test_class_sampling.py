@@ -172,6 +172,6 @@ def test_a_class_without_images_is_an_error_that_names_it() -> None:
     "text", ["weighted(1.5)", "weighted(-1)", "weighted", "balance", "weighted(1e-1)", "weighted()"]
 )
 def test_other_samplings_are_mistakes(text: str) -> None:
-    with pytest.raises(ValueError, match=r"must be uniform, balanced or weighted\(p\)"):
+    with pytest.raises(ValueError, match=r"must be uniform, balanced, domains or weighted\(p\)"):
         Config(sampling=text)
     Phase(name="a", train="head", sampling="weighted(0.5)")

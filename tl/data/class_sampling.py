@@ -126,8 +126,17 @@ class ClassSampling:
         return {self.first_epoch + number for number in found}
 
 
-def check_classes(sampling: str, labels: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Raise UserError if images are to be drawn by class and a class has none."""
+def check_classes(
+    sampling: str, labels: np.ndarray, classes: tuple[str, ...], domains: tuple[str, ...] = ()
+) -> None:
+    """Raise UserError if images are to be drawn by class and a class has none, or by domain."""
+    if sampling == "domains":
+        if len(domains) < 2:
+            raise UserError(
+                "sampling=domains draws from several source domains, and there is one: name them "
+                "in data.source_domains, or take sampling=uniform"
+            )
+        return
     counts = np.bincount(labels, minlength=len(classes))
     if weights_of(sampling, counts) is None or counts.all():
         return

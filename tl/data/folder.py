@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from tl.config import DataConfig
+from tl.data.image_files import ReadFiles
 from tl.data.image_tree import ImageTree, by_ending, join
-from tl.data.split import Source, Split, hold_out, ordered_classes, some
+from tl.data.names import Names
+from tl.data.split import Source, Split, Unlabelled, hold_out, ordered_classes, some
 from tl.errors import UserError, did_you_mean, unknown
 
 TRAIN = ("train", "training")
@@ -52,7 +54,7 @@ def folder(data: DataConfig, seed: int, index: Path | None = None) -> Source:
     tree = ImageTree.at(root, data, index)
 
     children = tree.folders("")
-    train, val = _part(root, children, TRAIN), _part(root, children, VAL)
+    train, val = part_of(root, children, TRAIN), part_of(root, children, VAL)
     if train and tree.folders(train):
         used, notes = {train, val}, []
         if unused := [f"{name}/" for name in children if name not in used]:
@@ -112,7 +114,7 @@ def labelled(
         raise UserError(f"{root} is no folder. Give one with a folder for each class, or with val/")
     tree = ImageTree.at(root, data, index)
     children = tree.folders("")
-    val = _part(root, children, VAL)
+    val = part_of(root, children, VAL)
     part = val if val and tree.folders(val) else ""
     found = tree.folders(part)
     if not found:
@@ -130,13 +132,19 @@ def labelled(
     return split, tree.notes()
 
 
+def images_in(tree: ImageTree, part: str) -> Unlabelled:
+    """The images at any depth below a folder of a tree, sorted, whatever the folders mean."""
+    names = Names.of(tree.images(part))
+    return Unlabelled(names, ReadFiles(names, tree.background, tree.root), tree.root)
+
+
 def images_below(root: Path, data: DataConfig) -> tuple[list[str], list[str]]:
     """Paths below ``root`` of all images at any depth, sorted, and notes for the user."""
     tree = ImageTree.at(root, data)
     return tree.images(""), tree.notes()
 
 
-def _part(root: Path, children: Sequence[str], names: Sequence[str]) -> str | None:
+def part_of(root: Path, children: Sequence[str], names: Sequence[str]) -> str | None:
     """The one folder of these names, in either case, if there is any."""
     found = [child for child in children if child.lower() in names]
     if len(found) > 1:

@@ -102,11 +102,15 @@ class TrainSampler:
             start = batch * self.global_batch_size
             place = slice(start, start + self.global_batch_size)
             keys: list[Key] = list(zip(rounds[place].tolist(), order[place].tolist(), strict=True))
-            micro_batches = self.micro_batches_in(step)
-            for micro_batch in range(micro_batches):
-                part = keys[share(len(keys), micro_batch, micro_batches)]
-                mine = part[self._share(len(part))]
-                yield mine or [(keys[0][0], PADDING)]
+            yield from self.shares_of(keys, step)
+
+    def shares_of(self, keys: list[Key], step: int) -> Iterator[list[Key]]:
+        """What this process gets of each micro-batch of a step that has these keys."""
+        micro_batches = self.micro_batches_in(step)
+        for micro_batch in range(micro_batches):
+            part = keys[share(len(keys), micro_batch, micro_batches)]
+            mine = part[self._share(len(part))]
+            yield mine or [(keys[0][0], PADDING)]
 
     def _epochs(self, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rounds and ids, each (N,) int64, of one epoch of the phase after another."""
@@ -138,9 +142,17 @@ def train_sampler(
     first_step: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    of_target: bool = False,
 ) -> TrainSampler:
-    """The sampler of a phase as it is configured, from one of its steps to its end."""
+    """The sampler of a phase as it is configured, from one of its steps to its end.
+
+    Args:
+        of_target: its epochs are passes over the target, as it trains on that alone.
+    """
     images = len(source.train)
+    if of_target:
+        assert source.target is not None
+        images = len(source.target.images)
     return TrainSampler(
         num_images=images,
         global_batch_size=phase.global_batch_size,
@@ -152,10 +164,65 @@ def train_sampler(
         world_size=world_size,
         gradient_accumulation=phase.gradient_accumulation,
         pairs=phase.mixes,
-        by_class=ClassSampling.of(
-            phase.sampling, source.train.labels, len(source.classes), seed, first_epoch
-        ),
+        by_class=None if of_target else _by_class(phase, source, seed, first_epoch),
     )
+
+
+def _by_class(phase: Phase, source: Source, seed: int, first_epoch: int) -> ClassSampling | None:
+    if phase.sampling == "domains":  # each as often as any other, as classes are in balanced
+        ids, weights = source.domain_ids(), [1] * len(source.domains)
+        return ClassSampling(ids, weights, seed, first_epoch)
+    labels, classes = source.train.labels, len(source.classes)
+    return ClassSampling.of(phase.sampling, labels, classes, seed, first_epoch)
+
+
+@dataclass(frozen=True)
+class TargetSampler:
+    """The target's batches of one process: as many images in each as the source has in it.
+
+    The target has its own rounds, in an order of its own each, which go on over the ends of the
+    source's epochs; the shorter of the two starts again. Where it is follows from the step alone.
+    """
+
+    along: TrainSampler
+    num_images: int
+    first_round: int
+    """the target's rounds are numbered through the run; this phase starts with this one"""
+
+    def __len__(self) -> int:
+        return len(self.along)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        along = self.along
+        taken = self.images_before(along.first_step)
+        orders: dict[int, np.ndarray] = {}
+        for step in range(along.first_step, along.last_step):
+            images = along.images_in(step)
+            rounds, places = np.divmod(np.arange(taken, taken + images), self.num_images)
+            for number in set(rounds.tolist()) - orders.keys():
+                orders = {n: order for n, order in orders.items() if n >= rounds[0]}
+                orders[number] = self._order(number)
+            keys = [
+                (self.first_round + number, int(orders[number][place]))
+                for number, place in zip(rounds.tolist(), places.tolist(), strict=True)
+            ]
+            taken += images
+            yield from along.shares_of(keys, step)
+
+    def images_before(self, step: int) -> int:
+        """How many images the phase has taken before one of its steps."""
+        epochs, batch = divmod(step, self.along.steps_per_epoch)
+        return epochs * self.along.num_images + batch * self.along.global_batch_size
+
+    def rounds(self) -> set[int]:
+        """The numbers of the rounds that what is left of the phase takes images of."""
+        first = self.images_before(self.along.first_step) // self.num_images
+        last = (self.images_before(self.along.last_step) - 1) // self.num_images
+        return {self.first_round + number for number in range(first, last + 1)}
+
+    def _order(self, number: int) -> np.ndarray:
+        seed = seed_of("target", self.along.seed)
+        return epoch_order(self.num_images, seed, self.first_round + number)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ tree is named ``package.module:name``.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 
 from tl.config import DataConfig
 from tl.data.digits import digits
+from tl.data.domains import source_free, source_of, with_target
 from tl.data.folder import folder
 from tl.data.split import Source, keep_classes, keep_some, ordered_classes, some
 from tl.errors import UserError, unknown
@@ -28,7 +29,12 @@ SOURCES: dict[str, OpenSource] = {
 }
 
 
-def open_source(data: DataConfig, seed: int, index: Path | None = None) -> Source:
+def open_source(
+    data: DataConfig,
+    seed: int,
+    index: Path | None = None,
+    known_classes: Sequence[str] | None = None,
+) -> Source:
     """List the images of ``data.source``, read none, and keep those that the config asks for.
 
     First the source itself, which holds out a validation part if it has none; then
@@ -37,10 +43,19 @@ def open_source(data: DataConfig, seed: int, index: Path | None = None) -> Sourc
 
     Args:
         index: the folder in which folders of images have an index; see `tl.data.folder.folder`.
+        known_classes: those of the weights, for a target without a source.
 
     Raises:
         UserError: no such source or class, or no images to train or to validate on.
     """
+    if not data.has_source:
+        if known_classes is None:
+            raise UserError(
+                "there is a target and nothing labelled. Give data.source_root; or, to adapt a "
+                "model without its source (objective=shot), give model.weights=RUN, the folder of "
+                "the run that trained it"
+            )
+        return with_target(source_free(known_classes), data, seed, index)
     source = _named(data, index)(data, seed)
     if not isinstance(source, Source):
         raise UserError(
@@ -65,15 +80,17 @@ def open_source(data: DataConfig, seed: int, index: Path | None = None) -> Sourc
             f"data source {source.name} has no validation images. Add some, or let a larger"
             f" share be held out: data.val_fraction is {data.val_fraction}"
         )
-    return replace(source, notes=(*source.notes, *_classes_without_images(source)))
+    source = replace(source, notes=(*source.notes, *_classes_without_images(source)))
+    return with_target(source, data, seed, index)
 
 
 def _named(data: DataConfig, index: Path | None) -> OpenSource:
     name = data.source
     if name == "auto":
-        name = "digits" if data.root is None else "folder"
+        rootless = data.root is None and data.source_root is None
+        name = "digits" if rootless else "folder"
     if name == "folder":
-        return partial(folder, index=index)
+        return partial(source_of, index=index)
     if name in SOURCES:
         return SOURCES[name]
     if name.startswith("torchvision:"):

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -48,16 +49,62 @@ class Split:
 
     def take(self, indices: Iterable[int]) -> Split:
         """The images at these positions, in this order."""
-        if isinstance(indices, np.ndarray):
-            chosen = indices.astype(np.int64, copy=False)
-        else:
-            chosen = np.fromiter(indices, dtype=np.int64)
+        chosen = _positions(indices)
         return replace(
             self,
             names=taken(self.names, chosen),
             labels=self.labels[chosen],
             read=_read_taken(self.read, chosen),
         )
+
+    def without_labels(self) -> Unlabelled:
+        """The same images, and nothing of what they show."""
+        return Unlabelled(self.names, self.read, self.root)
+
+
+@dataclass(frozen=True, eq=False)
+class Unlabelled:
+    """N images that are not read yet, of which nobody knows what they show.
+
+    What training gets of a target domain is of this type, so no label of it can get there: neither
+    these nor the batches that are made of them have any.
+    """
+
+    names: Sequence[str]
+    read: Callable[[int], Image.Image]
+    root: Path | None = None
+    """these three as in `Split`"""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, indices: Iterable[int]) -> Unlabelled:
+        """The images at these positions, in this order."""
+        chosen = _positions(indices)
+        return replace(self, names=taken(self.names, chosen), read=_read_taken(self.read, chosen))
+
+
+AnyImages = Split | Unlabelled
+Images = TypeVar("Images", Split, Unlabelled, Split | Unlabelled)
+
+
+def _positions(indices: Iterable[int]) -> np.ndarray:
+    if isinstance(indices, np.ndarray):
+        return indices.astype(np.int64, copy=False)
+    return np.fromiter(indices, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The domain that a network is adapted to."""
+
+    name: str
+    images: Unlabelled
+    """to adapt to: all that training sees"""
+    test: AnyImages
+    """to evaluate on; where they have labels these are for reporting (``oracle/…``), and for a
+    user who chooses the best model by them on purpose"""
+    notes: tuple[str, ...] = ()
 
 
 def read_shrunk(read: Callable[[int], Image.Image], index: int, least: Least) -> Decoded:
@@ -79,6 +126,21 @@ class Source:
     train: Split
     val: Split
     notes: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+    """of several labelled domains their names, with which the names of their images begin"""
+    target: Target | None = None
+    """the domain without labels to adapt to"""
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there is anything labelled; without it there is a target alone."""
+        return len(self.train) > 0
+
+    def domain_ids(self) -> np.ndarray:
+        """(N,) int64: which of ``domains`` each training image is of."""
+        number = {name: i for i, name in enumerate(self.domains)}
+        ids = (number[name.partition("/")[0]] for name in self.train.names)
+        return np.fromiter(ids, dtype=np.int64, count=len(self.train))
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) < len(self.classes):
@@ -101,6 +163,14 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         count = min(int(fraction * len(members) + 0.5), len(members) - 1)
         held[_first_by_hash(split, members, count, f"{seed} hold out")] = True
     return split.take(np.flatnonzero(~held)), split.take(np.flatnonzero(held))
+
+
+def keep_at_most(images: Images, seed: int, most: int | None) -> Images:
+    """At most so many of the images, chosen by the seed and their names; the order stays."""
+    if most is None or most >= len(images):
+        return images
+    kept = _first_by_hash(images, np.arange(len(images)), most, f"{seed} keep")
+    return images.take(np.sort(kept))
 
 
 def keep_some(split: Split, seed: int, per_class: int | None, total: int | None) -> Split:
@@ -203,7 +273,7 @@ def _by_label(labels: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
 
 
-def _first_by_hash(split: Split, members: np.ndarray, count: int, salt: str) -> np.ndarray:
+def _first_by_hash(split: AnyImages, members: np.ndarray, count: int, salt: str) -> np.ndarray:
     """The ``count`` of these positions whose names come first in the order of the salt."""
     if count >= len(members):
         return members

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tl.data.images import BadImage, Decoded, Size
 from tl.data.sampler import PADDING, Key
-from tl.data.split import Split, read_shrunk
+from tl.data.split import AnyImages, Split, read_shrunk
 from tl.data.transforms import View, seeded
 from tl.errors import OnOneProcessError
 from tl.heap import keep_little_memory
@@ -28,6 +28,10 @@ be decoded and are left out.
 
 mate (N,) int64, of images: the row of the other image of its pair, places 2i and 2i + 1 of what was
 asked for; its own row where that image is not there. Mixing is by this.
+
+Of images without labels (`tl.data.split.Unlabelled`) there is no label. With a target domain its
+batch is in the source's, as target, and as strong in another augmentation: see
+`tl.objectives.objective.Objective.streams`.
 
 start is 0; or it is the number of the stage that ``image`` goes into, which is then what the stages
 before it have made of the images, (N, …) float: see `tl.data.features`."""
@@ -56,7 +60,7 @@ class Images(Dataset):
 
     def __init__(
         self,
-        split: Split,
+        split: AnyImages,
         view: View,
         seed: int,
         size: int,
@@ -78,7 +82,8 @@ class Images(Dataset):
         except BadImage as error:
             return None, 0, key, str(error)
         seen = seeded(self.view, image, self.seed, view, i)
-        return seen, int(self.split.labels[i]), key, ""
+        label = int(self.split.labels[i]) if isinstance(self.split, Split) else 0
+        return seen, label, key, ""
 
     def _read(self, view: int, i: int) -> Image.Image | Decoded:
         if self.decode == "exact":
@@ -100,10 +105,11 @@ class Images(Dataset):
         rows = good or [(self._empty(), 0, (items[0][2][0], PADDING), "")]
         images, labels, keys, _ = zip(*rows, strict=True)
         rounds, ids = zip(*keys, strict=True)
+        known = {"label": torch.tensor(labels)} if isinstance(self.split, Split) else {}
         return {
+            **known,
             # Each is a Pillow image, colours last in memory, and `permute` moves nothing.
             "image": torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2),
-            "label": torch.tensor(labels),
             "id": torch.tensor(ids),
             "round": torch.tensor(rounds),
             "weight": torch.full((len(rows),), 1.0 if good else 0.0),
@@ -121,7 +127,7 @@ class Sampler(Iterable[list[Key]], Sized, Protocol):
 
 
 def open_stream(
-    split: Split,
+    split: AnyImages,
     view: View,
     sampler: Sampler,
     *,
@@ -204,6 +210,11 @@ def default_workers(processes_on_node: int) -> int:
     """
     cores = len(os.sched_getaffinity(0)) // max(1, processes_on_node)
     return min(16, max(0, cores - 1))
+
+
+def batches_in(batch: Batch) -> list[Batch]:
+    """The batch itself, and those of other domains in it."""
+    return [batch, *(part for part in batch.values() if isinstance(part, dict))]
 
 
 class BadImages:

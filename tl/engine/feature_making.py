@@ -17,7 +17,7 @@ from tl.data.features.draft import Draft
 from tl.data.features.entry import Block
 from tl.data.features.folder import free_bytes, in_words, make_room
 from tl.data.features.layout import Layout
-from tl.data.split import Split
+from tl.data.split import AnyImages
 from tl.data.streams import Batch
 from tl.data.transforms import View
 from tl.engine.inputs import to_network
@@ -34,7 +34,7 @@ Together = Callable[[Callable[[], object]], object]
 class Wanted:
     """The features of one view of a split's images."""
 
-    split: Split
+    split: AnyImages
     view: View
     number: int
     """of the view, where there are several; as the epoch it seeds the augmentation"""

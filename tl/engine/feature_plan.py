@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +9,14 @@ import torch
 from tl.config import CacheConfig, Phase
 from tl.data.features.folder import in_words
 from tl.data.features.layout import Layout
+from tl.data.sampler import TargetSampler, TrainSampler
+from tl.data.split import Source
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
-from tl.objectives import why_images
+from tl.objectives import objective_class, why_images
 
 SUGGESTED_VIEWS = 8
+VALIDATION, TEST = "validation", "target's test"
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,12 @@ class FeaturePlan:
 
     views: int | None
     """of each training image, round r takes number r modulo this; None: a new one in every round"""
-    train: bool
-    """the features of the training images are kept"""
-    val: bool
+    train: bool = False
+    """the features of all that is trained on are kept"""
+    val: bool = False
     """those of the validation images are"""
+    test: bool = False
+    """those of the images that the target is tested on are"""
     notes: tuple[str, ...] = ()
     """for people"""
 
@@ -36,39 +40,39 @@ def plan_features(
     phase: Phase,
     network: Network,
     preprocessing: Preprocessing,
-    images: Sequence[int],
-    rounds: int,
+    source: Source,
+    sampler: TrainSampler,
     half: bool,
 ) -> FeaturePlan:
     """The plan for a phase that `freeze` has set up, with an estimate of what it takes on the disk.
 
     Args:
-        images: how many there are to train and to validate on.
-        rounds: of the phase, in which an image is seen once: epochs, unless classes are sampled.
+        sampler: of the whole phase.
         half: the precision is bf16 or fp16.
     """
     if not network.frozen_prefix:
-        return FeaturePlan(None, train=False, val=False)
+        return FeaturePlan(None)
     views = 1 if phase.augment == "none" else cache.views
     notes = []
     if phase.augment != "none" and views:
         notes.append(f"each training image has {views} views, which epochs take in turn")
     if not cache.features:
-        return FeaturePlan(views, train=False, val=False, notes=(*notes, "features are not kept"))
+        return FeaturePlan(views, notes=(*notes, "features are not kept"))
     row = _row_bytes(network, preprocessing, half)
-    num_train, num_val = images
     not_features = why_images(phase)
-    sizes = {"validation": num_val * row, "training": num_train * row * min(views or 1, rounds)}
-    kept, left = {}, cache.max_bytes
-    for part, size in sizes.items():
-        of_images = not_features if part == "training" else ""
-        constant = part == "validation" or views is not None
-        kept[part] = size <= left and constant and not of_images
-        if kept[part]:
+    kept, left = set(), cache.max_bytes
+    for part, images in _images_by_part(phase, source, sampler, views).items():
+        if not images:
+            continue
+        size = images * row
+        of_images = not_features if part.startswith("training") else ""
+        constant = not part.startswith("training") or views is not None
+        if size <= left and constant and not of_images:
+            kept.add(part)
             left -= size
             notes.append(f"features of {part} images are kept, {in_words(size)}")
         elif of_images:
-            notes.append(f"features of training images are not kept: {of_images}")
+            notes.append(f"features of {part} images are not kept: {of_images}")
         elif size > left:
             notes.append(
                 f"features of {part} images are not kept: they would take {in_words(size)}, and "
@@ -80,7 +84,30 @@ def plan_features(
                 f"view in every epoch (cache.views={SUGGESTED_VIEWS} would make and keep "
                 f"{SUGGESTED_VIEWS} of each image)"
             )
-    return FeaturePlan(views, kept["training"], kept["validation"], tuple(notes))
+    train = any(part.startswith("training") for part in kept)
+    return FeaturePlan(views, train, VALIDATION in kept, TEST in kept, tuple(notes))
+
+
+def _images_by_part(
+    phase: Phase, source: Source, sampler: TrainSampler, views: int | None
+) -> dict[str, int]:
+    """How many images, each view counted, there are of what is kept together or not at all.
+
+    All that a step trains on goes into the network at the same stage: so it is one part.
+    """
+    streams, target = objective_class(phase.objective).streams, source.target
+
+    def seen(images: int, rounds: int) -> int:
+        return images * min(views or 1, rounds)
+
+    parts = {VALIDATION: len(source.val), TEST: len(target.test) if target else 0}
+    training = seen(sampler.num_images, len(sampler.rounds()))
+    name = "training" if streams[0] == "source" else "training (target)"
+    if "target" in streams[1:] and target is not None:
+        others = TargetSampler(sampler, len(target.images), 0)
+        training += seen(len(target.images), len(others.rounds()))
+        name = "training (source and target)"
+    return {**parts, name: training}
 
 
 def _row_bytes(network: Network, preprocessing: Preprocessing, half: bool) -> int:

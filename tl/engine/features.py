@@ -27,7 +27,7 @@ from tl.data.features.entry import FORMAT, Entry, open_entry
 from tl.data.features.fingerprint import fingerprint
 from tl.data.features.folder import discard, in_words
 from tl.data.features.layout import Layout
-from tl.data.split import Split
+from tl.data.split import AnyImages
 from tl.data.transforms import View
 from tl.engine.feature_making import Wanted, features_of, make
 from tl.engine.runtime import Runtime
@@ -41,11 +41,19 @@ class NotKept(Exception):
 
 
 def load_or_compute(
-    run: Run, part: str, view: View, views: int, needed: list[int]
+    run: Run,
+    split: AnyImages,
+    part: str,
+    augmented: bool,
+    view: View,
+    views: int,
+    needed: list[int],
 ) -> Features | None:
-    """The features of the ``training`` or ``validation`` images, at the end of the frozen prefix.
+    """The features of images, at the end of the frozen prefix.
 
     Args:
+        part: what to call them: ``training``, ``validation``, ``target``, …
+        augmented: the view is that of training.
         views: of so many of each image,
         needed: these are wanted, by number.
 
@@ -54,14 +62,13 @@ def load_or_compute(
         before all are computed: those that are done wait for whoever computes the others.
     """
     here = run.runtime
-    split = run.source.train if part == "training" else run.source.val
     place = cache_folder(run.config.cache) / "features"
     title = f"features of {len(split):,} {part} images"
     entries: dict[int, Entry] = {}
     try:
         mates = _mates(here, place)
         run.watchdog.mark(f"after step {run.progress.step}, looking at the files of images")
-        about = _about(run, part) | {
+        about = _about(run, augmented) | {
             "images": fingerprint(split, here.rank, here.world_size, here.from_all)
         }
         for number in needed:
@@ -80,12 +87,12 @@ def load_or_compute(
     return None
 
 
-def _about(run: Run, part: str) -> dict[str, Any]:
+def _about(run: Run, augmented: bool) -> dict[str, Any]:
     """What features follow from, besides the images. The key of an entry is a hash of it."""
     network, phase = run.network, run.phases[run.progress.phase]
     prefix = network.stages[: network.frozen_prefix]
     transform = run.preprocessing.to_dict()
-    if part == "training" and phase.augment != "none":
+    if augmented and phase.augment != "none":
         transform |= {"augment": phase.augment, "crop_scale": list(phase.crop_scale)}
         transform |= {"seed": run.config.seed}
     tensors = run.progress.frozen  # hashed already, for the proof that they do not move
@@ -211,7 +218,7 @@ def _together(here: Runtime, work: Callable[[], T]) -> list[T]:
     return here.from_all(result)
 
 
-def _opened(run: Run, split: Split, views: int, entries: dict[int, Entry]) -> Features:
+def _opened(run: Run, split: AnyImages, views: int, entries: dict[int, Entry]) -> Features:
     """Entries as the loop reads them: on the GPU where they leave most of it free."""
     device = run.runtime.device
     rows = {view: entry.rows() for view, entry in entries.items()}

@@ -26,7 +26,7 @@ from tl.engine import run_dir, runtime, strategy
 from tl.engine.compiling import compile_for
 from tl.engine.given import given_for
 from tl.engine.gradient import add_gradient
-from tl.engine.inputs import to_network
+from tl.engine.inputs import give_keys, to_network
 from tl.engine.nonfinite import Guard, Policy
 from tl.engine.prepare import describe_weights, load_network, open_images
 from tl.engine.run import check_phases
@@ -44,7 +44,6 @@ from tl.lr_curve import (
     suggestion,
 )
 from tl.mistakes import blamed_on, dotted
-from tl.models.dropout import image_keys
 from tl.models.lora import adapt
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
@@ -93,6 +92,11 @@ def find_lr(
         raise UserError(
             f"objective={phase.objective} takes a pass over the images before it can train: find "
             "the rate with objective=supervised"
+        )
+    if objective_class(phase.objective).streams != ("source",):
+        raise UserError(
+            f"objective={phase.objective} trains on a target domain as well: find the rate with "
+            "objective=supervised"
         )
     if phase.optimizer.lr == 0:
         raise UserError(
@@ -191,8 +195,7 @@ def _losses(
             bad_images.meet(micro_batch.pop("bad"))
         batch = [to_network(part, here.device, preprocessing) for part in batch]
         for micro_batch in batch:
-            ahead = micro_batch["round"] - step // sampler.steps_per_epoch
-            micro_batch["key"] = image_keys(config.seed, step, micro_batch["id"], ahead)
+            give_keys(micro_batch, config.seed, step, step // sampler.steps_per_epoch)
         images = None if bad_images.policy == "skip" else sampler.images_in(step)
         sums, _ = add_gradient(here, guard, trained, batch, images, step / len(rates))
         guard.unscale()

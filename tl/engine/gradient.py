@@ -7,7 +7,7 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
-from tl.data.streams import Batch
+from tl.data.streams import Batch, batches_in
 from tl.engine.nonfinite import Guard
 from tl.engine.runtime import Runtime
 from tl.metrics import Sums
@@ -28,22 +28,25 @@ def add_gradient(
     Args:
         trained: an objective, as `Accelerator.prepare` has wrapped it.
         batch: this process's micro-batches, on the device and with their images' keys.
-        images: in the global batch, or None if that has to be counted: some may be left out.
+        images: in the global batch, of each domain, or None if that has to be counted: some may be
+            left out.
         progress: how much of the phase is done, 0 to 1.
 
     Returns:
         Sums over this process's images of what is logged, with ``loss`` and ``images``; and its
         share of the mean loss, a scalar.
     """
-    images_here = [micro_batch["weight"].sum() for micro_batch in batch]
-    global_count: Tensor | int
-    if images is None:
-        global_count = runtime.all_reduce(torch.stack(images_here).sum()).clamp(min=1)
-    else:
-        global_count = images
     sums, losses = Sums(runtime.device), []
-    for micro_batch, count in zip(batch, images_here, strict=True):
-        micro_batch["global_count"] = global_count
+    # Of each domain there are as many images.
+    for parts in zip(*(batches_in(micro_batch) for micro_batch in batch), strict=True):
+        global_count: Tensor | int | None = images
+        if global_count is None:
+            here = torch.stack([part["weight"].sum() for part in parts]).sum()
+            global_count = runtime.all_reduce(here).clamp(min=1)
+        for part in parts:
+            part["global_count"] = global_count
+    for micro_batch in batch:
+        global_count, count = micro_batch["global_count"], micro_batch["weight"].sum()
         meets = micro_batch is batch[-1]  # the processes reduce their gradients once a step
         with contextlib.nullcontext() if meets else runtime.accelerator.no_sync(trained):
             output = trained(micro_batch, progress)

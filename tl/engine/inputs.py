@@ -7,7 +7,9 @@ from torch import Tensor
 
 from tl.data.streams import Batch
 from tl.data.transforms import normalise
+from tl.models.dropout import image_keys
 from tl.models.preprocessing import Preprocessing
+from tl.randomness import seed_of
 
 
 def to_network(batch: Batch, device: torch.device, preprocessing: Preprocessing) -> Batch:
@@ -20,6 +22,23 @@ def to_network(batch: Batch, device: torch.device, preprocessing: Preprocessing)
         name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for name, value in batch.items()
     }
+    for name, value in there.items():
+        if isinstance(value, dict):  # of another domain
+            there[name] = to_network(value, device, preprocessing)
     if there["image"].dtype == torch.uint8:
         there["image"] = normalise(there["image"], preprocessing)
     return there
+
+
+def give_keys(batch: Batch, seed: int, step: int, epoch: int) -> None:
+    """Give each image of a micro-batch its ``key``, which dropout goes by.
+
+    Args:
+        step: of the run.
+        epoch: of the run, that the step is in.
+    """
+    # Sampled by class an image may be in a step twice: in other rounds, so by other keys.
+    batch["key"] = image_keys(seed, step, batch["id"], batch["round"] - epoch)
+    for name, part in batch.items():
+        if isinstance(part, dict):  # ids of another domain are other images
+            give_keys(part, seed_of(name, seed), step, 0)

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from tl.data.streams import batches_in
 from tl.ema import Ema
 from tl.engine import checkpoint
 from tl.engine.command_age import seconds_since_command
 from tl.engine.compiling import compile_for
 from tl.engine.given import find_relationship
 from tl.engine.gradient import add_gradient
-from tl.engine.inputs import to_network
+from tl.engine.inputs import give_keys, to_network
 from tl.engine.nonfinite import Guard, Policy, check_weights
 from tl.engine.phase_data import phase_data
 from tl.engine.saving import finish_writing, make_up_best, raise_failure, save_checkpoint
@@ -25,7 +26,6 @@ from tl.errors import Preempted
 from tl.freeze_plan import assert_unchanged, frozen_digests
 from tl.freezing import freeze, trainable_names
 from tl.metrics import Sums
-from tl.models.dropout import image_keys
 from tl.models.lora import adapt
 from tl.objectives import make_objective, objective_class
 from tl.optim import lr_factor, make_optimizer, parameter_groups, set_lr
@@ -82,9 +82,9 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
     parameters = [parameter for _, parameter in objective.trained_parameters()]
 
     # On which data.
-    data = phase_data(run, index, sampler)
+    data = phase_data(run, index)
     micro_batches = iter(data.training(sampler))
-    validation = data.validation(run.evaluation_sampler(phase))
+    validation = data.validation()
 
     policy = Policy.of(config.nonfinite)
     guard = Guard(optimizer, accelerator.scaler, policy)
@@ -158,12 +158,12 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         batch = [next(micro_batches) for _ in range(sampler.micro_batches_in(step))]
         run.watchdog.mark(f"at step {progress.step + 1}, training")
         for micro_batch in batch:
-            run.bad_images.meet(micro_batch.pop("bad"))
+            for part in batches_in(micro_batch):
+                run.bad_images.meet(part.pop("bad"))
         batch = [to_network(part, runtime.device, run.preprocessing) for part in batch]
         for micro_batch in batch:
-            # Sampled by class an image may be in a step twice: in other rounds, so by other keys.
-            ahead = micro_batch["round"] - (sampler.first_epoch + step // steps_per_epoch)
-            micro_batch["key"] = image_keys(config.seed, progress.step, micro_batch["id"], ahead)
+            in_epoch = sampler.first_epoch + step // steps_per_epoch
+            give_keys(micro_batch, config.seed, progress.step, in_epoch)
         images: int | None = sampler.images_in(step)
         if run.bad_images.policy == "skip":  # only then may there be fewer
             images = None

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from tl.data.features.batches import Features
-from tl.data.sampler import TrainSampler
+from tl.data.sampler import TargetSampler, TrainSampler
+from tl.data.split import AnyImages
 from tl.data.streams import Batch, Sampler
 from tl.data.transforms import View, augmented_view, plain_view
 from tl.engine.feature_plan import FeaturePlan, plan_features
 from tl.engine.features import load_or_compute
-from tl.engine.state import Run
+from tl.engine.state import Run, streams_of
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images that batches are made of."""
+
+    name: str
+    """what its batches are called: a stream of an objective, or an evaluation's"""
+    images: AnyImages
+    view: View
+    views: int | None = None
+    """how many an image has, which rounds take in turn; None: another one in every round"""
+    features: Features | None = None
+    """if they are kept"""
+
+    def batches(self, run: Run, sampler: Sampler) -> Iterable[Batch]:
+        """This process's, one for each item of ``sampler``; may be gone through again and again."""
+        if self.features is not None:
+            return self.features.stream(sampler)
+        return run.open_stream(self.images, self.view, sampler, self.views)
 
 
 @dataclass(frozen=True)
@@ -19,64 +40,116 @@ class PhaseData:
     """Where a phase's batches come from."""
 
     run: Run
-    view: View
-    """of a training image"""
-    views: int | None
-    """how many an image has, which rounds take in turn; None: another one in every round"""
-    train: Features | None
-    """of the training images, if they are kept"""
-    val: Features | None
-    """of the validation images, if they are kept"""
+    index: int
+    trained: tuple[Part, ...]
+    """the streams of the phase's objective, in their order"""
+    evaluated: tuple[Part, ...]
 
-    def training(self, sampler: Sampler) -> Iterable[Batch]:
-        """This process's batches to train on, one for each item of ``sampler``."""
-        if self.train is not None:
-            return self.train.stream(sampler)
-        return self.run.open_stream(self.run.source.train, self.view, sampler, self.views)
+    def training(self, sampler: TrainSampler) -> Iterator[Batch]:
+        """This process's batches, one for each item of ``sampler``, with other domains in them."""
+        first, *others = self.trained
+        if not others:
+            yield from first.batches(self.run, sampler)
+            return
+        target = self.run.target_sampler(self.index)
+        streams = [first.batches(self.run, sampler)]
+        streams += [part.batches(self.run, target) for part in others]
+        for batch, *beside in zip(*streams, strict=True):
+            for part, of_part in zip(others, beside, strict=True):
+                batch[part.name] = of_part
+            yield batch
 
-    def validation(self, sampler: Sampler) -> Iterable[Batch]:
-        """This process's batches to evaluate on; may be gone through again and again."""
-        if self.val is not None:
-            return self.val.stream(sampler)
-        return self.run.open_stream(
-            self.run.source.val, plain_view(self.run.preprocessing), sampler
-        )
+    def validation(self) -> dict[str, Iterable[Batch]]:
+        """This process's batches to evaluate on, by part; see `validate`."""
+        phase, run = self.run.phases[self.index], self.run
+        return {
+            part.name: part.batches(run, run.evaluation_sampler(phase, part.images))
+            for part in self.evaluated
+        }
 
     def close(self) -> None:
         """Let go of cached features."""
-        for features in (self.train, self.val):
-            if features is not None:
-                features.close()
+        for part in (*self.trained, *self.evaluated):
+            if part.features is not None:
+                part.features.close()
 
 
-def phase_data(run: Run, index: int, sampler: TrainSampler) -> PhaseData:
-    """The data of phase ``index``, which `freeze` has set up; called by all processes.
+def phase_data(run: Run, index: int) -> PhaseData:
+    """The data of what is left of phase ``index``, which `freeze` has set up.
 
-    ``sampler`` is that of what is left of the phase.
-
-    What can be computed once is computed here, unless it was before.
+    Called by all processes. What can be computed once is computed here, unless it was before.
     """
-    phase, preprocessing = run.phases[index], run.preprocessing
-    view = augmented_view(preprocessing, phase.augment, phase.crop_scale)
-    plan = plan_of(run, index)
-    train = val = None
-    if plan.val:
-        val = load_or_compute(run, "validation", plain_view(preprocessing), 1, [0])
-    if plan.train and plan.views and not run.agreement.stop:
-        needed = sorted({number % plan.views for number in sampler.rounds()})
-        train = load_or_compute(run, "training", view, plan.views, needed)
-    return PhaseData(run, view, plan.views, train, val)
+    phase, preprocessing, source = run.phases[index], run.preprocessing, run.source
+    plan, streams = plan_of(run, index), streams_of(phase)
+    plain = plain_view(preprocessing)
+    evaluated = []
+    if len(source.val):
+        evaluated.append(_kept(run, Part("val", source.val, plain), "validation", plan.val))
+    if source.target is not None:
+        part = Part("target", source.target.test, plain)
+        evaluated.append(_kept(run, part, "target test", plan.test))
+    trained = []
+    sampler = run.sampler(index)
+    for stream in streams:
+        augment = "trivial" if stream == "strong" else phase.augment
+        view = augmented_view(preprocessing, augment, phase.crop_scale)
+        images = source.train if stream == "source" else _target_images(run)
+        part, name = Part(stream, images, view, plan.views), _NAMES[stream]
+        of: TrainSampler | TargetSampler = sampler
+        if stream != streams[0]:
+            of = run.target_sampler(index)
+        trained.append(_kept(run, part, name, plan.train, of))
+    if any(part.features is None for part in trained):  # a step takes all at the same stage
+        trained = [_images_again(part) for part in trained]
+    return PhaseData(run, index, tuple(trained), tuple(evaluated))
+
+
+_NAMES = {"source": "training", "target": "target", "strong": "target"}
+
+
+def _target_images(run: Run) -> AnyImages:
+    assert run.source.target is not None
+    return run.source.target.images
+
+
+def _kept(
+    run: Run,
+    part: Part,
+    name: str,
+    wanted: bool,
+    sampler: TrainSampler | TargetSampler | None = None,
+) -> Part:
+    """The part with its features, if they are to be kept and can be.
+
+    Args:
+        sampler: of images to train on, whose view is that of training.
+    """
+    if sampler is None:
+        if not wanted:
+            return part
+        features = load_or_compute(run, part.images, name, False, part.view, 1, [0])
+        return replace(part, features=features)
+    if not wanted or not part.views or run.agreement.stop:
+        return part
+    needed = sorted({number % part.views for number in sampler.rounds()})
+    features = load_or_compute(run, part.images, name, True, part.view, part.views, needed)
+    return replace(part, features=features)
+
+
+def _images_again(part: Part) -> Part:
+    if part.features is not None:
+        part.features.close()
+    return replace(part, features=None)
 
 
 def plan_of(run: Run, index: int) -> FeaturePlan:
     """Which features phase ``index`` keeps."""
-    phase = run.phases[index]
     return plan_features(
         run.config.cache,
-        phase,
+        run.phases[index],
         run.network,
         run.preprocessing,
-        (len(run.source.train), len(run.source.val)),
-        rounds=len(replace(run.sampler(index), first_step=0).rounds()),
+        run.source,
+        replace(run.sampler(index), first_step=0),
         half=run.runtime.precision != "no",
     )

@@ -16,7 +16,7 @@ from tl.config import Config
 from tl.data.names import in_chunks
 from tl.data.sampler import train_sampler
 from tl.data.sources import open_source
-from tl.data.split import Source, some
+from tl.data.split import AnyImages, Source, Split, some
 from tl.engine.feature_plan import plan_features
 from tl.engine.runtime import Runtime
 from tl.errors import printable
@@ -36,7 +36,7 @@ from tl.models.preprocessing import (
     with_image_size,
 )
 from tl.models.stages import is_below
-from tl.objectives import Given, make_objective
+from tl.objectives import Given, make_objective, objective_class
 from tl.optim import parameter_groups
 from tl.paths import is_weights_path
 from tl.tracking.console import ConsoleTracker
@@ -48,10 +48,14 @@ _SHOWN = 10  # names of new tensors; a network grafted into random weights has h
 def identity(source: Source) -> str:
     """A hash of the classes and of the images' names and labels: on these the order depends."""
     digest = hashlib.sha256("\0".join(source.classes).encode(errors="surrogateescape"))
-    for split in (source.train, source.val):
-        for i, names in enumerate(in_chunks(split.names)):
+    parts: list[AnyImages] = [source.train, source.val]
+    if source.target is not None:
+        parts += [source.target.images, source.target.test]
+    for part in parts:
+        for i, names in enumerate(in_chunks(part.names)):
             digest.update((b"\0" if i else b"") + b"\0".join(names))
-        digest.update(split.labels.tobytes())
+        if isinstance(part, Split):
+            digest.update(part.labels.tobytes())
     return digest.hexdigest()
 
 
@@ -67,7 +71,10 @@ def open_images(loaded: Loaded, here: Runtime, console: ConsoleTracker) -> tuple
     config = loaded.config
     with blamed_on(loaded.origins, "data"):
         index = cache_folder(config.cache) / "index"
-        source = here.first_on_each_node(lambda: open_source(config.data, config.seed, index))
+        known = _model_folder_config(config.model.weights).get("classes")
+        source = here.first_on_each_node(
+            lambda: open_source(config.data, config.seed, index, known)
+        )
     images = identity(source)
     here.check_same("images", images)
     for note in (*source.notes, describe_source(source)):
@@ -181,11 +188,11 @@ def show_plan(
     prefix = [stage.name for stage in network.stages[: network.frozen_prefix]]
     if prefix:
         console.say(f"frozen prefix, without autograd: {prefix[0]} to {prefix[-1]}")
-        images = (len(source.train), len(source.val))
-        rounds = len(train_sampler(phase, source, loaded.config.seed, first_epoch=0).rounds())
+        of_target = objective_class(phase.objective).streams[0] == "target"
+        sampler = train_sampler(phase, source, loaded.config.seed, 0, of_target=of_target)
         half = here.precision != "no"
         cache = loaded.config.cache
-        plan = plan_features(cache, phase, network, preprocessing, images, rounds, half)
+        plan = plan_features(cache, phase, network, preprocessing, source, sampler, half)
         for line in plan.notes:
             console.say(line)
     for note in random_and_frozen(network, report.new, report.loaded > 0):
@@ -226,14 +233,20 @@ def _plan_table(title: str, rows: list[StagePlan]) -> Table:
 
 
 def describe_source(source: Source) -> str:
-    """Two lines on the images and their classes."""
+    """Some lines on the images and their classes."""
     names = ", ".join(map(printable, source.classes[:8])) + (
         ", …" if len(source.classes) > 8 else ""
     )
-    return (
-        f"data: {source.name}, {len(source.train):,} training and {len(source.val):,} validation "
-        f"images\n{len(source.classes)} classes: {names}"
-    )
+    lines = [f"{len(source.classes)} classes: {names}"]
+    if (target := source.target) is not None:
+        labels = "with" if isinstance(target.test, Split) else "without"
+        lines.insert(
+            0,
+            f"target: {target.name}, {len(target.images):,} images to adapt to and "
+            f"{len(target.test):,} to test on, {labels} labels",
+        )
+    parts = f"{len(source.train):,} training and {len(source.val):,} validation images"
+    return "\n".join([f"data: {source.name}, {parts}", *lines])
 
 
 def describe_weights(report: LoadReport) -> str:

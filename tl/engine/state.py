@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from typing_extensions import TypedDict  # of typing's pydantic knows nothing before Python 3.12
 
 from tl.config import Config, NonNegativeInt, Phase
-from tl.data.sampler import EvaluationSampler, TrainSampler, train_sampler
-from tl.data.split import Source, Split
+from tl.data.sampler import EvaluationSampler, TargetSampler, TrainSampler, train_sampler
+from tl.data.split import AnyImages, Source
 from tl.data.streams import BadImages, Sampler, open_stream
 from tl.data.transforms import View
 from tl.engine.agreement import Agreement
@@ -26,7 +26,8 @@ from tl.engine.writer import Writer
 from tl.errors import UserError
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
-from tl.objectives.objective import Given
+from tl.objectives import objective_class
+from tl.objectives.objective import Given, Stream
 from tl.tracking.console import ConsoleTracker
 from tl.tracking.status import LiveStatus
 from tl.tracking.trackers import Trackers
@@ -133,6 +134,19 @@ class Stopwatch:
         self._since = None
 
 
+def streams_of(phase: Phase) -> tuple[Stream, ...]:
+    """What batches of a phase are of; see `Objective.streams`."""
+    return objective_class(phase.objective).streams
+
+
+def leading_images(source: Source, phase: Phase) -> AnyImages:
+    """The images that an epoch of a phase goes over once: the source's, or the target's alone."""
+    if streams_of(phase)[0] == "target":
+        assert source.target is not None
+        return source.target.images
+    return source.train
+
+
 @dataclass
 class Run:
     """Everything the loop works with."""
@@ -163,8 +177,12 @@ class Run:
     unsaved_best: dict[str, Tensor] | None = None
     """Tensors of the best model, on the CPU, until they are written."""
 
+    def images_of(self, phase: Phase) -> AnyImages:
+        """The images that an epoch of a phase goes over once."""
+        return leading_images(self.source, phase)
+
     def steps_per_epoch(self, phase: Phase) -> int:
-        return math.ceil(len(self.source.train) / phase.global_batch_size)
+        return math.ceil(len(self.images_of(phase)) / phase.global_batch_size)
 
     def steps_of(self, phase: Phase) -> int:
         """Length of a phase in steps, if it does not end early."""
@@ -208,7 +226,16 @@ class Run:
         return train_sampler(
             self.phases[index], self.source, seed, self.first_epoch(index), first_step,
             rank=here.rank, world_size=here.world_size,
+            of_target=streams_of(self.phases[index])[0] == "target",
         )  # fmt: skip
+
+    def target_sampler(self, index: int) -> TargetSampler:
+        """Which images of the target this process gets beside those of `sampler`."""
+        assert self.source.target is not None
+        images = len(self.source.target.images)
+        taken = [self.steps_in(i) * p.global_batch_size for i, p in enumerate(self.phases[:index])]
+        first_round = sum(math.ceil(n / images) for n in taken)
+        return TargetSampler(self.sampler(index), images, first_round)
 
     def saves_at(self, step: int) -> bool:
         """Whether every how many steps says that there is a checkpoint after this one."""
@@ -220,15 +247,15 @@ class Run:
         """A run that is to go back when something is wrong needs a place to go back to."""
         return self.progress.step == 0 and self.config.nonfinite.startswith("rollback")
 
-    def evaluation_sampler(self, phase: Phase) -> EvaluationSampler:
-        """Each validation image once, in batches no smaller than this process trains with."""
+    def evaluation_sampler(self, phase: Phase, images: AnyImages) -> EvaluationSampler:
+        """Each image once, in batches no smaller than this process trains with."""
         batch_size = max(32, math.ceil(phase.global_batch_size / self.runtime.world_size))
         return EvaluationSampler(
-            len(self.source.val), batch_size, self.runtime.rank, self.runtime.world_size
+            len(images), batch_size, self.runtime.rank, self.runtime.world_size
         )
 
     def open_stream(
-        self, split: Split, view: View, sampler: Sampler, views: int | None = None
+        self, split: AnyImages, view: View, sampler: Sampler, views: int | None = None
     ) -> DataLoader:
         """This process's batches of ``split``, one for each item of ``sampler``.
 

@@ -29,7 +29,7 @@ def summarize(this: Run) -> dict[str, Any]:
     first = this.seconds_to_first_step
     return {
         **{key: value for key, value in progress.best.items() if key != "step"},
-        "best_metric": this.config.best.metric,
+        "best_metric": this.config.chosen_best.metric,
         "best_step": progress.best["step"],
         **{f"last/{key}": value for key, value in progress.last.items()},
         "steps": progress.step,
@@ -57,11 +57,13 @@ def summarize(this: Run) -> dict[str, Any]:
 def show_summary(summary: dict[str, Any], folder: Path, console: ConsoleTracker) -> None:
     """What a person wants to know at the end, and what to do next."""
     metric = summary["best_metric"]
-    also = "" if metric == "val/accuracy" else f", best {metric} {summary[metric]:.4g}"
-    console.say(
-        f"done: validation accuracy {summary['val/accuracy']:.4f} at step {summary['best_step']}"
-        f"{also}, last {summary['last/val/accuracy']:.4f}"
-    )
+    console.say(f"done: best {metric} {summary[metric]:.4g} at step {summary['best_step']}")
+    for key, name in (
+        ("val/accuracy", "validation accuracy"),
+        ("oracle/accuracy", "accuracy on the target, by its labels,"),
+    ):
+        if key in summary:
+            console.say(f"{name} {summary[key]:.4f} there, {summary['last/' + key]:.4f} at the end")
     for stop in summary["early_stops"]:
         console.say(f"phase {stop['phase']} ended early, after step {stop['step']}: {stop['why']}")
     console.say(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl.data.streams import Batch
-from tl.engine.evaluate import evaluate
+from tl.engine.evaluate import Evaluation, evaluate
+from tl.engine.evaluate_target import TargetEvaluation, evaluate_target
 from tl.engine.nonfinite import Policy, not_finite
 from tl.engine.state import EarlyStop, Run
 from tl.engine.wishes import stop_agreed
@@ -18,39 +19,48 @@ from tl.selection import has_waited_enough, is_better, waited
 from tl.tracking.tracker import Metrics
 
 
-def validate(run: Run, validation: Iterable[Batch], where: Metrics, policy: Policy) -> bool:
+def validate(
+    run: Run, validation: Mapping[str, Iterable[Batch]], where: Metrics, policy: Policy
+) -> bool:
     """Evaluate, log it, note the best, and see whether the phase is to end early.
 
     Returns False if there was a reason to stop before the end.
 
     Bad images are named, once each.
 
+    Args:
+        validation: the batches of ``val``, labelled, and of ``target``; one of them or both.
+
     Raises:
         FloatingPointError, RollBack: the loss is not finite.
     """
     progress = run.progress
+    metrics: dict[str, float] = {}
     if batch_norm_trains(run.network):
         _share_batch_norm(run)
     _share_bad_images(run)
-    result = evaluate(
-        run.runtime,
-        run.network,
-        run.preprocessing,
-        validation,
-        len(run.source.classes),
-        run.bad_images,
-        lambda: stop_agreed(run, "evaluating"),
-    )
-    _share_bad_images(run)
-    if result is None:
-        return False
-    if not math.isfinite(result.loss):
+    for part, batches in validation.items():
+        measure = evaluate if part == "val" else evaluate_target
+        result: Evaluation | TargetEvaluation | None = measure(
+            run.runtime,
+            run.network,
+            run.preprocessing,
+            batches,
+            len(run.source.classes),
+            run.bad_images,
+            lambda: stop_agreed(run, "evaluating"),
+        )
+        _share_bad_images(run)
+        if result is None:
+            return False
+        metrics |= result.metrics()
+    if not all(math.isfinite(value) for value in metrics.values()):
         not_finite("the validation loss is not finite", policy, progress)
     # All decide by the same numbers, to the last bit.
-    progress.last = {**run.runtime.from_main(result.metrics())}
+    progress.last = {**run.runtime.from_main(metrics)}
     progress.evaluation_due = False
     run.trackers.log({**where, **progress.last}, progress.step)
-    if is_better(progress.last, progress.best, run.config.best):
+    if is_better(progress.last, progress.best, run.config.chosen_best):
         progress.best = {**progress.last, "step": progress.step}
     _look_for_the_end(run)
     return True
@@ -58,7 +68,7 @@ def validate(run: Run, validation: Iterable[Batch], where: Metrics, policy: Poli
 
 def _look_for_the_end(run: Run) -> None:
     """Note whether the phase has got better, and say so if it ends for that it has not."""
-    progress, phase, best = run.progress, run.phases[run.progress.phase], run.config.best
+    progress, phase, best = run.progress, run.phases[run.progress.phase], run.config.chosen_best
     progress.to_surpass, progress.waits = waited(
         progress.last[best.metric], progress.to_surpass, progress.waits, best, phase.early_stopping
     )

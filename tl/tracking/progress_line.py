@@ -14,14 +14,18 @@ _SHOWN = {
     "val/accuracy": ("val acc", "{:.3f}"),
     "val/macro_f1": ("val f1", "{:.3f}"),
     "val/balanced_accuracy": ("val bal acc", "{:.3f}"),
+    "target/im": ("target im", "{:.3f}"),
+    "target/snd": ("target snd", "{:.3f}"),
+    "target/entropy": ("target entropy", "{:.3f}"),
+    "oracle/accuracy": ("oracle acc", "{:.3f}"),
     "lr": ("lr", "{:.1e}"),
 }
-_IF_CHOSEN = ("val/macro_f1", "val/balanced_accuracy")
+_IF_CHOSEN = ("val/macro_f1", "val/balanced_accuracy", "target/snd", "target/entropy")
 
 
 def is_evaluation(metrics: Mapping[str, Any]) -> bool:
     """Whether a line of metrics comes from an evaluation."""
-    return any(key.startswith("val/") for key in metrics)
+    return any(key.startswith(("val/", "target/")) for key in metrics)
 
 
 def where(metrics: Mapping[str, Any], step: int, total: int) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tl.data.features.entry import Entry
 from tl.data.sampler import PADDING
-from tl.data.split import Split
+from tl.data.split import AnyImages, Split
 from tl.data.streams import Batch, Sampler
 
 
@@ -18,7 +18,7 @@ from tl.data.streams import Batch, Sampler
 class Features:
     """The features of a split's images: one entry for each of their views."""
 
-    split: Split
+    split: AnyImages
     views: int
     """how many views there are of an image; a round takes the one of its number modulo this"""
     entries: Mapping[int, Entry]
@@ -50,7 +50,8 @@ class FeatureStream:
         self.features, self.sampler = features, sampler
         self._bad = {view: entry.bad for view, entry in features.entries.items()}
         self._any_bad = any(self._bad.values())
-        self._labels = torch.from_numpy(features.split.labels)
+        split = features.split
+        self._labels = torch.from_numpy(split.labels) if isinstance(split, Split) else None
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -66,9 +67,10 @@ class FeatureStream:
             # A process cannot sit a step out: with nothing to take it gets one row of weight 0.
             rounds, numbers = zip(*(good or [(keys[0][0], 0)]), strict=True)
             ids = torch.tensor(numbers)
+            known = {} if self._labels is None else {"label": self._labels[ids]}
             yield {
+                **known,
                 "image": self._take(rounds, ids),
-                "label": self._labels[ids],
                 "id": ids if good else torch.tensor([PADDING]),
                 "round": torch.tensor(rounds),
                 "weight": torch.full((len(ids),), 1.0 if good else 0.0),

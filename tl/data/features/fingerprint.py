@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tl.data.images import BadImage
-from tl.data.split import Split
+from tl.data.split import AnyImages
 
 BLOCK = 4096
 """Images that one process looks at before the next. The fingerprint may not depend on how many
@@ -19,7 +19,7 @@ SAMPLES = 8
 Gather = Callable[[list[tuple[int, str]]], list[tuple[int, str]]]
 
 
-def fingerprint(split: Split, part: int, parts: int, from_all: Gather) -> str:
+def fingerprint(split: AnyImages, part: int, parts: int, from_all: Gather) -> str:
     """A hash of the images' names and of what they are; the same on every process.
 
     Of a file this is its size and when it was last changed, and of a few files their pixels, which
@@ -38,7 +38,7 @@ def fingerprint(split: Split, part: int, parts: int, from_all: Gather) -> str:
     return digest.hexdigest()
 
 
-def _digest(split: Split, start: int) -> str:
+def _digest(split: AnyImages, start: int) -> str:
     ids = range(start, min(start + BLOCK, len(split)))
     digest = hashlib.sha256()
     files = split.root is not None
@@ -62,7 +62,7 @@ def _digest(split: Split, start: int) -> str:
     return digest.hexdigest()
 
 
-def _pixels(split: Split, i: int) -> bytes:
+def _pixels(split: AnyImages, i: int) -> bytes:
     try:
         image = split.read(i)
     except BadImage as bad:
