@@ -101,13 +101,13 @@ def _output(network: Network, number: int) -> object:
     """What the first stages make of one empty image."""
     model, like = network.model, next(network.model.parameters())
     x = torch.zeros(1, *_input_shape(network), device=like.device, dtype=like.dtype)
-    training = model.training
-    model.eval()
+    training = network.training
+    network.eval()
     try:
         with torch.no_grad():
             return run(network.stages[:number], model, x)
     finally:
-        model.train(training)
+        network.train(training)  # of a network that is frozen already, not the frozen parts
 
 
 def _input_shape(network: Network) -> tuple[int, int, int]:

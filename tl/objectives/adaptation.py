@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from tl.data.streams import Batch
+from tl.models.network import Network
 from tl.models.pooled import pool
+from tl.models.reuse import pooled_output
 from tl.objectives.objective import Stream
 from tl.objectives.supervised import Supervised
 
@@ -75,6 +77,17 @@ class Adaptation(Supervised):
             This share's parts (scalars) of global means; and sums over this share's source images.
         """
         raise NotImplementedError
+
+
+def feature_width(network: Network) -> int:
+    """D of `Domain.features`, for what an objective has on them and makes before `prepare`.
+
+    From one pass of an empty image, in eval mode: it draws nothing and moves no statistics.
+
+    Raises:
+        UserError: what is before the head cannot be pooled.
+    """
+    return pooled_output(network, len(network.stages) - 1)[1]
 
 
 def joined(parts: list[Batch]) -> Batch:
