@@ -6,11 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from objective_toys import rows, whole_batch
+from objective_toys import given, rows, toy, whole_batch
 
 from tl.config import Phase
 from tl.data.sampler import share
 from tl.models.dropout import image_keys
+from tl.objectives import Objective, make_objective
+
+
+def adaptation(name: str, options: dict[str, Any], dropout: bool = False, **keys: Any) -> Objective:
+    """The objective of that name with the toy network, always from the same weights."""
+    network = toy(0)
+    phase = Phase(name="p", train="full", objective=name, objective_options=options, **keys)
+    made = make_objective(network, phase, given())
+    for module in made.modules():
+        if hasattr(module, "p") and not dropout:
+            module.p = 0.0
+    return made.train()
 
 
 def two_domains(n: int, strong: bool = False) -> dict[str, Any]:

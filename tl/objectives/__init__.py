@@ -10,11 +10,15 @@ from tl.config import Keys, Phase
 from tl.errors import UserError, unknown
 from tl.mistakes import Origins, explain
 from tl.models.network import Network
+from tl.objectives.bsp import BSP
 from tl.objectives.bss import BSS
+from tl.objectives.cdan import CDAN
 from tl.objectives.co_tuning import CoTuning
+from tl.objectives.dann import DANN
 from tl.objectives.delta import Delta
 from tl.objectives.l2_sp import L2SP
 from tl.objectives.lwf import LwF
+from tl.objectives.mdd import MDD
 from tl.objectives.objective import Given, Objective
 from tl.objectives.supervised import Supervised
 from tl.phases import load_object
@@ -36,6 +40,10 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "bss": BSS,
     "co_tuning": CoTuning,
     "lwf": LwF,
+    "dann": DANN,
+    "cdan": CDAN,
+    "mdd": MDD,
+    "bsp": BSP,
 }
 
 
