@@ -250,8 +250,9 @@ class Training(Keys):
     """steps between two evaluations, besides the one at the end; null: at the end of each epoch"""
     early_stopping: EarlyStopping = EarlyStopping()
     objective: str = "supervised"
-    """what is minimised: supervised, l2_sp, delta, bss, co_tuning, lwf (docs/objectives.md says
-    what each is), or package.module:name of your own"""
+    """what is minimised: supervised, l2_sp, delta, bss, co_tuning, lwf, or to adapt to a target
+    dann, cdan, mdd, bsp (docs/objectives.md says what each is), or package.module:name of your
+    own"""
     objective_options: dict[str, Any] = {}
     """numbers of the objective, such as {alpha: 0.1}; docs/objectives.md lists them. They belong to
     the objective beside them: a phase with another objective does not take over the top level's"""
