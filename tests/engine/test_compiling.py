@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from adaptation_toys import adaptation, rows_of_all, two_domains
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -73,6 +74,24 @@ def test_loss_gradients_and_dropout_are_those_without_and_it_is_compiled_once(tr
         for ours, theirs in zip(gradients(compiled), gradients(plain), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.slow
+def test_an_objective_whose_numbers_follow_progress_is_compiled_once() -> None:
+    plain, compiled = (adaptation("cdan", {"width": 7, "entropy": True}) for _ in range(2))
+    compile_for(compiled, {6})
+    counters.clear()
+    for step in range(4):
+        inputs = rows_of_all(two_domains(6), range(6))
+        outputs = [module(inputs, step / 4) for module in (plain, compiled)]
+        for module, output in zip((plain, compiled), outputs, strict=True):
+            module.zero_grad()
+            output["loss"].backward()
+        for name in outputs[0]:
+            torch.testing.assert_close(outputs[1][name], outputs[0][name], rtol=1e-11, atol=0)
+        for ours, theirs in zip(gradients(compiled), gradients(plain), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-13)
+    assert counters["stats"]["unique_graphs"] == 2  # before the terms, and after them
 
 
 @given(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,10 +20,12 @@ def compile_for(objective: Objective, sizes: set[int]) -> None:
     """
     as_it_is = objective.forward
     # Not for any size: the shapes of another phase in this process are no hint that these vary.
-    compiled = torch.compile(as_it_is, dynamic=False)
+    compiled: Any = torch.compile(as_it_is, dynamic=False)
 
     def forward(batch: Batch, progress: float) -> dict[str, Tensor]:
-        chosen = compiled if len(batch["image"]) in sizes else as_it_is
-        return chosen(batch, progress)
+        if len(batch["image"]) not in sizes:
+            return as_it_is(batch, progress)
+        # A number would be compiled in, anew for that of each step.
+        return compiled(batch, torch.tensor(progress, dtype=torch.float64))
 
     objective.forward = forward  # type: ignore[method-assign]

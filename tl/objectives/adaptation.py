@@ -56,13 +56,21 @@ class Adaptation(Supervised):
         correct = (logits[: sizes[0]].argmax(1) == batch["label"]) * batch["weight"]
         domains = split(logits, stages[self.keep[0]], parts)
         output = {"accuracy": correct.sum()}
-        # What is exact in float32 is not in half precision: kernels, variances, log-sum-exps.
-        with torch.autocast(logits.device.type, enabled=False):
-            shares, sums = self.terms(domains, progress)
+        shares, sums = self._precise_terms(domains, progress)
         for name, share in shares.items():
             loss = loss + share
             output[name] = share.detach() * batch["global_count"]
         return {"loss": loss, **output, **sums}
+
+    # Not compiled: a graph that has a strength in it is one for that number alone, and there is
+    # another at each step. The network is compiled all the same.
+    @torch.compiler.disable
+    def _precise_terms(
+        self, domains: list[Domain], progress: float
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        # What is exact in float32 is not in half precision: kernels, variances, log-sum-exps.
+        with torch.autocast(domains[0].logits.device.type, enabled=False):
+            return self.terms(domains, float(progress))
 
     def terms(
         self, domains: list[Domain], progress: float
