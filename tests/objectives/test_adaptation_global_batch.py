@@ -26,6 +26,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "mdd": ("mdd", {"width": 7, "strength": 0.8}),
     "bsp": ("bsp", {"width": 7, "beta": 0.3, "k": 2}),
+    "coral": ("coral", {"strength": 900.0}),
+    "coral of features": ("coral", {"strength": 900.0, "layer": "features"}),
+    "dan": ("dan", {"strength": 0.7, "kernels": 3}),
+    "jan": ("jan", {"strength": 0.7, "width": 0.9}),
+    "mcc": ("mcc", {"strength": 0.6, "temperature": 1.7}),
+    "cdan_mcc": ("cdan_mcc", {"width": 7, "entropy": True, "mcc": 0.6}),
+    "afn": ("afn", {"strength": 0.4, "step": 0.5}),
 }
 """far from the defaults where these would hide a term; a new objective is a line here"""
 

@@ -10,14 +10,20 @@ from tl.config import Keys, Phase
 from tl.errors import UserError, unknown
 from tl.mistakes import Origins, explain
 from tl.models.network import Network
+from tl.objectives.afn import AFN
 from tl.objectives.bsp import BSP
 from tl.objectives.bss import BSS
 from tl.objectives.cdan import CDAN
+from tl.objectives.cdan_mcc import CDANMCC
 from tl.objectives.co_tuning import CoTuning
+from tl.objectives.coral import Coral
+from tl.objectives.dan import DAN
 from tl.objectives.dann import DANN
 from tl.objectives.delta import Delta
+from tl.objectives.jan import JAN
 from tl.objectives.l2_sp import L2SP
 from tl.objectives.lwf import LwF
+from tl.objectives.mcc import MCC
 from tl.objectives.mdd import MDD
 from tl.objectives.objective import Given, Objective
 from tl.objectives.supervised import Supervised
@@ -44,6 +50,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "cdan": CDAN,
     "mdd": MDD,
     "bsp": BSP,
+    "coral": Coral,
+    "dan": DAN,
+    "jan": JAN,
+    "mcc": MCC,
+    "cdan_mcc": CDANMCC,
+    "afn": AFN,
 }
 
 
