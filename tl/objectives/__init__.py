@@ -10,6 +10,7 @@ from tl.config import Keys, Phase
 from tl.errors import UserError, unknown
 from tl.mistakes import Origins, explain
 from tl.models.network import Network
+from tl.objectives.adabn import AdaBN
 from tl.objectives.afn import AFN
 from tl.objectives.bsp import BSP
 from tl.objectives.bss import BSS
@@ -56,6 +57,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "mcc": MCC,
     "cdan_mcc": CDANMCC,
     "afn": AFN,
+    "adabn": AdaBN,
 }
 
 
