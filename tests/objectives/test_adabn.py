@@ -104,6 +104,33 @@ def test_loss_and_gradient_are_those_of_training_on_the_source_alone(train: str)
             assert torch.equal(ours.grad, theirs.grad)
 
 
+def test_under_autocast_the_gradient_is_that_of_training_on_the_source_alone() -> None:
+    adabn, plain = made().float(), made("supervised").float()
+    [batch] = batches(1)
+    for part in (batch, batch["target"]):
+        part["image"] = part["image"].float()
+    for objective in (adabn, plain):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = objective(batch, 0.5)["loss"]
+        loss.backward()
+    for ours, theirs in zip(adabn.parameters(), plain.parameters(), strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert torch.equal(ours.grad, theirs.grad)
+
+
+def test_cached_features_of_the_frozen_prefix_give_the_same() -> None:
+    on_images, on_features = (made(train="last_stages(2)") for _ in range(2))
+    for batch in batches(2):
+        cached = dict(batch, start=1, target=dict(batch["target"], start=1))
+        for part in (cached, cached["target"]):
+            part["image"] = on_features.network.features(part["image"], 1)
+        outputs = on_images(batch, 0.5), on_features(cached, 0.5)
+        assert torch.equal(outputs[0]["loss"], outputs[1]["loss"])
+    found, expected = statistics(on_features), statistics(on_images)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_statistics_of_frozen_stages_stay_and_others_move() -> None:
     objective = made(train="last_stages(2)")
     before = statistics(objective)

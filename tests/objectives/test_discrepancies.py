@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tl.freezing import freeze, trainable_names
 from tl.objectives import Objective
 from tl.objectives.coral import covariance, covariance_distance
 from tl.objectives.mcc import class_confusion
@@ -194,20 +195,44 @@ def test_afns_gradient_is_along_the_features_by_twice_the_step() -> None:
     torch.testing.assert_close(features.grad[N:], expected, rtol=1e-9, atol=1e-12)
 
 
+def single(made: Objective, batch: dict[str, Any]) -> dict[str, Any]:
+    made.float()
+    target = dict(batch["target"], image=batch["target"]["image"].float())
+    return dict(batch, image=batch["image"].float(), target=target)
+
+
 @pytest.mark.parametrize("name", OPTIONS)
-def test_in_float32_it_is_that_of_float64_to_rounding(name: str) -> None:
-    """Of a network in half precision the features come in float32."""
-    values = []
-    for precise in (torch.float64, torch.float32):
-        made = adaptation(name, OPTIONS[name]).to(precise)
-        batch = rows_of_all(two_domains(N), range(N))
-        for part in (batch, batch["target"]):
-            part["image"] = part["image"].to(precise)
+@pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16], ids=str)
+def test_under_half_precision_what_is_added_is_computed_in_float32_at_least(
+    name: str, half: torch.dtype | None
+) -> None:
+    made = adaptation(name, OPTIONS[name])
+    batch = rows_of_all(two_domains(N), range(N))
+    precise = made(batch, PROGRESS)
+    batch = single(made, batch)
+    with torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None):
         output = made(batch, PROGRESS)
-        assert output["loss"].dtype == precise
-        values.append(sum(output[k].item() for k in (name, *name.split("_")) if k in output))
-    # A few float32 roundings of the network's, magnified where terms near 1 cancel.
-    assert values[1] == pytest.approx(values[0], rel=1e-4, abs=1e-5)
+    output["loss"].backward()
+    assert all(p.grad.isfinite().all() for p in made.parameters() if p.grad is not None)
+    for key, value in output.items():
+        if "accuracy" not in key:
+            assert value.dtype == torch.float32, key
+            # Some roundings of the network's. A discrepancy or a covariance is a difference of
+            # features that here differ little, and have 8 bits in bfloat16.
+            rel = {None: 1e-4, torch.float16: 0.03, torch.bfloat16: 0.2}[half]
+            assert value.item() == pytest.approx(precise[key].item(), rel=rel), key
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_cached_features_of_the_frozen_prefix_give_the_same(name: str) -> None:
+    made, batch = adaptation(name, OPTIONS[name]), rows_of_all(two_domains(N), range(N))
+    freeze(made.network, trainable_names(made.network, "head"))
+    cached = dict(batch, start=2, target=dict(batch["target"], start=2))
+    for part in (cached, cached["target"]):
+        part["image"] = made.network.features(part["image"], 2)
+    expected = made(batch, PROGRESS)
+    for key, value in made(cached, PROGRESS).items():
+        torch.testing.assert_close(value, expected[key], rtol=CLOSE, atol=CLOSE)
 
 
 # Invariances, of the functions themselves.
