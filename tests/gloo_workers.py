@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import importlib.util
 import multiprocessing
 import os
@@ -57,6 +58,7 @@ def _load(file: str) -> Any:
 def _serve(connection: Connection, rank: int) -> None:
     sys.path.insert(0, os.path.dirname(__file__))  # noqa: PTH120
     faulthandler.enable()
+    gc.freeze()  # to look through all of torch at the end of each phase takes half of a short run
     multiprocessing.set_start_method("fork", force=True)  # for loader workers, as by default
     import torch
 
