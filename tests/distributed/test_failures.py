@@ -139,7 +139,8 @@ def test_a_signal_to_one_rank_stops_all(tmp_path: Path, number: signal.Signals, 
         assert "error:" not in errors
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_is_killed_is_named_and_ends_the_job(tmp_path: Path, rank: int) -> None:
     with started(tmp_path / "run") as job:
         killed = job.ranks[rank]

@@ -8,8 +8,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -185,22 +183,20 @@ def test_views_are_as_many_as_asked_for_and_only_those_that_epochs_reach_are_mad
     assert views == [0, 1]
 
 
-def test_two_runs_at_once_compute_once(tmp_path: Path) -> None:
-    """Two commands, started together on the same empty cache."""
+def run_alone(run_dirs: list[str], *arguments: str) -> str:
+    """What a run says of one process, at the same time as that of another process."""
+    rank = int(os.environ["RANK"])
+    for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        del os.environ[variable]
+    return run(run_dirs[rank], *arguments)["said"]
+
+
+def test_two_runs_at_once_compute_once(gloo_workers: GlooWorkers, tmp_path: Path) -> None:
+    """Started together on the same empty cache."""
     folder = png_folder(tmp_path / "data", per_class=3 * BLOCK, size=64)
-    command = [sys.executable, "-m", "launch.train", *COMMON, *folder, "data.image_size=96"]
-    command += ["epochs=1", "tracking.trackers=[jsonl]", f"cache.folder={tmp_path / 'cache'}"]
-    started = [
-        subprocess.Popen(
-            [*command, f"run_dir={tmp_path / name}"],
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for name in ("one", "other")
-    ]
-    said = [process.communicate(timeout=240)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0]
+    keys = [*folder, "data.image_size=96", "epochs=1"]
+    run_dirs = [str(tmp_path / name) for name in ("one", "other")]
+    said = gloo_workers.run(2, run_alone, run_dirs, str(tmp_path / "cache"), *keys)
     both = "\n".join(said)
     assert both.count("computed at") == 2, both  # for training and for validation images
     assert both.count("made by another run") + both.count("kept from before") == 2, both

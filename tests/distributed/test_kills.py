@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -45,24 +46,25 @@ COMMON = [
 ]
 
 
-def train(rank: int, port: int, run_dir: str, steps: int) -> None:
+def train(rank: int, port: int, run_dir: str, steps: int, *overrides: str) -> None:
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD_SIZE),
         LOCAL_WORLD_SIZE=str(WORLD_SIZE), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
         TEST_NOTES=f"{run_dir}-notes",
     )  # fmt: skip
+    gc.freeze()  # see gloo_workers.py
     multiprocessing.set_start_method("fork", force=True)
-    loaded = load(None, [*COMMON, f"steps={steps}", f"run_dir={run_dir}"], environ={})
+    loaded = load(None, [*COMMON, f"steps={steps}", f"run_dir={run_dir}", *overrides], environ={})
     engine_run.run(loaded, resume="auto")
 
 
 @contextlib.contextmanager
-def started(run_dir: Path, steps: int) -> Iterator[list[Any]]:
+def started(run_dir: Path, steps: int, *overrides: str) -> Iterator[list[Any]]:
     """The processes of a start of the run. Nothing of them is left at the end."""
     Path(f"{run_dir}-notes").mkdir(exist_ok=True)
     port, context = free_port(), fork_server()
     processes = [
-        context.Process(target=train, args=(rank, port, str(run_dir), steps))
+        context.Process(target=train, args=(rank, port, str(run_dir), steps, *overrides))
         for rank in range(WORLD_SIZE)
     ]
     for process in processes:
@@ -92,6 +94,21 @@ def finish(run_dir: Path, steps: int) -> None:
         for process in processes:
             process.join(timeout=200)
         assert [process.exitcode for process in processes] == [0] * WORLD_SIZE
+
+
+def wait_for_a_line(run_dir: Path, processes: list[Any]) -> None:
+    """Until there is one more in the record."""
+    before = record_length(run_dir)
+    deadline = time.monotonic() + 60
+    while record_length(run_dir) == before:
+        assert time.monotonic() < deadline
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.005)
+
+
+def record_length(run_dir: Path) -> int:
+    path = run_dir / "metrics.jsonl"
+    return path.stat().st_size if path.exists() else 0
 
 
 def images_of_steps(run_dir: Path) -> list[dict[str, str]]:
@@ -124,12 +141,7 @@ def kill_and_go_on(folder: Path, kills: int, steps: int, seed: int) -> int:
         with started(cut, steps) as processes:
             moment = draw.uniform(0, 1.2)
             if draw.random() < 0.8:  # while it trains; else at any moment, also before
-                before = record_length(cut)
-                deadline = time.monotonic() + 60
-                while record_length(cut) == before:
-                    assert time.monotonic() < deadline
-                    assert all(process.is_alive() for process in processes)
-                    time.sleep(0.005)
+                wait_for_a_line(cut, processes)
                 moment /= 4
             time.sleep(moment)
             assert all(process.is_alive() for process in processes), "more steps are needed"
@@ -156,9 +168,19 @@ def kill_and_go_on(folder: Path, kills: int, steps: int, seed: int) -> int:
     return while_writing
 
 
-def record_length(run_dir: Path) -> int:
-    path = run_dir / "metrics.jsonl"
-    return path.stat().st_size if path.exists() else 0
+def test_a_process_that_is_killed_is_named_by_the_other(tmp_path: Path) -> None:
+    """With a launcher, which then ends all, see `test_failures.py`."""
+    run_dir = tmp_path / "run"
+    with started(run_dir, 1000, "hang_timeout=20s") as processes:
+        wait_for_a_line(run_dir, processes)
+        processes[1].kill()
+        deadline = time.monotonic() + 60
+        while (status := json.loads((run_dir / "status.json").read_text()))["state"] == "running":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert status["state"] == "failed"
+    assert f"rank 1 (process {processes[1].pid} on " in status["message"]
+    assert "is gone" in status["message"]
 
 
 def test_a_run_goes_on_after_kill_9(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """A tiny model, images, and real processes: what the tests of the entry points share."""
 
+import importlib
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -74,3 +76,27 @@ def start(command, *arguments, processes=1, **options):
         words += ["--dynamo_backend", "no", "--main_process_port", "0"]
     words += [str(ROOT / "launch" / f"{command}.py"), *map(str, arguments)]
     return subprocess.run(words, capture_output=True, env=environ, timeout=200, **options)
+
+
+def call_main(command, *arguments):
+    """For `gloo_workers`, which have torch imported: exit code, standard output and error of main.
+
+    By the file descriptors, as a launcher would have them.
+    """
+    main = importlib.import_module(f"launch.{command}").main
+    kept = [os.dup(number) for number in (1, 2)]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        for number, file in enumerate((out, errors), 1):
+            os.dup2(file.fileno(), number)
+        try:
+            code = main([str(argument) for argument in arguments])
+        finally:
+            for number, before in enumerate(kept, 1):
+                (sys.stdout, sys.stderr)[number - 1].flush()
+                os.dup2(before, number)
+                os.close(before)
+        said = []
+        for file in (out, errors):
+            file.seek(0)
+            said.append(file.read())
+    return code, *said

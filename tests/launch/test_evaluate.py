@@ -14,7 +14,7 @@ from tl.data.transforms import normalise, plain_view
 from tl.models import saved
 from tl.tracking.confusion_plot import plot_confusion
 
-from .conftest import CLASSES, start
+from .conftest import CLASSES, call_main
 
 
 def run(*arguments) -> int:
@@ -63,12 +63,12 @@ def test_the_numbers_are_those_of_scikit_learn(run_folder, labelled, tmp_path, c
     assert all(name in shown for name in CLASSES)
 
 
-def test_two_processes_say_the_same(run_folder, labelled, tmp_path):
+def test_two_processes_say_the_same(gloo_workers, run_folder, labelled, tmp_path):
     assert run(run_folder, labelled, "--batch-size", 4, "--output", tmp_path / "one") == 0
-    options = ["--batch-size", 4, "--output", tmp_path / "two"]
-    done = start("evaluate", run_folder, labelled, *options, processes=2)
-    assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.decode().count("accuracy") == 1
+    words = [run_folder, labelled, "--batch-size", 4, "--output", tmp_path / "two"]
+    results = gloo_workers.run(2, call_main, "evaluate", *words)
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert [out.count("accuracy") for _, out, _ in results] == [1, 0]
     one, two = report(tmp_path / "one"), report(tmp_path / "two")
     assert one.pop("loss") == pytest.approx(two.pop("loss"), rel=1e-6)
     assert one == two
@@ -164,16 +164,14 @@ def test_a_picture_of_any_number_of_classes(num_classes, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["matrix.png"]
 
 
-def test_code_that_a_folders_config_names_is_not_run(run_folder, labelled, tmp_path):
+def test_code_that_a_folders_config_names_is_not_run(run_folder, labelled, tmp_path, capfd):
     """Loaded as a strategy, this one would run its argument as Python code."""
     sentinel, folder = tmp_path / "ran", tmp_path / "run"
     shutil.copytree(run_folder, folder)
     code = f"cProfile:run(__import__('os').mkdir('{sentinel}'))"
     (folder / "config.yaml").write_text(json.dumps({"strategy": code}))
-    done = start("evaluate", folder, labelled)
-    assert done.returncode == 0, done.stderr
+    assert run(folder, labelled) == 0
     assert not sentinel.exists()
     (folder / "config.yaml").write_text(json.dumps({"data": {"source": "os:mkdir"}}))
-    done = start("evaluate", folder)
-    assert done.returncode == 2
-    assert b"names code as its data source" in done.stderr
+    assert run(folder) == 2
+    assert "names code as its data source" in capfd.readouterr().err

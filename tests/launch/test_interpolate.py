@@ -14,7 +14,7 @@ from tl.engine.interpolate import mixed
 from tl.models import saved, zoo
 from tl.models.preprocessing import preprocessing_of, with_image_size
 
-from .conftest import start, write_image
+from .conftest import call_main, write_image
 
 CLASSES = ["ant", "bee"]
 PROBE = "{name: probe, train: head, epochs: 1}"
@@ -169,13 +169,14 @@ def test_two_models_and_the_mean_of_several(images, tmp_path, capfd):
             torch.testing.assert_close(half, two, rtol=1e-6, atol=1e-7)
 
 
-def test_two_processes_say_the_same(probed_and_tuned, tmp_path):
+def test_two_processes_say_the_same(gloo_workers, probed_and_tuned, tmp_path):
     last = probed_and_tuned / "last"
     assert run(last, "--alphas", "0,0.5", "--save", tmp_path / "one") == 0
     words = [last, "data.workers=0", "--alphas", "0,0.5", "--save", tmp_path / "two"]
-    done = start("interpolate", *words, processes=2)
-    assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.decode().count("alpha ") == 2  # the table's head, and the last line
+    results = gloo_workers.run(2, call_main, "interpolate", *words)
+    assert [code for code, _, _ in results] == [0, 0], results
+    # The table's head, and the last line.
+    assert [out.count("alpha ") for _, out, _ in results] == [2, 0]
     one, two = (report(tmp_path / name)["rows"] for name in ("one", "two"))
     for mine, theirs in zip(one, two, strict=True):
         assert mine["accuracy"] == theirs["accuracy"]

@@ -16,7 +16,7 @@ from tl.data.transforms import normalise, plain_view
 from tl.engine.prediction_rows import Csv, JsonLines, Prediction
 from tl.models import saved
 
-from .conftest import CLASSES, ROOT, TOLERANCE, start, write_image
+from .conftest import CLASSES, ROOT, TOLERANCE, call_main, start, write_image
 
 
 def run(*arguments) -> int:
@@ -182,14 +182,14 @@ def test_bad_images_can_be_left_out(run_folder, images, tmp_path, capfd):
     assert len(read(output)) == 4
 
 
-def test_bad_images_of_two_processes_are_named_once(run_folder, images):
+def test_bad_images_of_two_processes_are_named_once(gloo_workers, run_folder, images):
     images[0].write_bytes(b"no image")
     images[4].write_bytes(b"")
     options = ["--batch-size", 2, "--bad-images", "skip", "--format", "jsonl"]
-    done = start("predict", run_folder, images[0].parent, *options, processes=2)
-    error = done.stderr.decode()
-    assert done.returncode == 0, error
-    assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == [
+    words = ["predict", run_folder, images[0].parent, *options]
+    (code, out, error), other = gloo_workers.run(2, call_main, *words)
+    assert (code, other) == (0, (0, "", "")), error
+    assert [json.loads(line)["path"] for line in out.splitlines()] == [
         str(path) for path in images[1:4]
     ]
     assert error.count(str(images[0])) == error.count(str(images[4])) == 1
