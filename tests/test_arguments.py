@@ -186,7 +186,7 @@ def test_several_mistakes_are_said_at_once_each_with_its_place(file: Path) -> No
         [
             f"unknown key 'sede'. Did you mean 'seed'? ({file}:1)",
             f"optimizer.lr: must be a valid number, not 'fast'. ({file}:3)",
-            "schedule.name: must be 'constant', 'step', 'cosine' or 'poly', not 'cosin'."
+            "schedule.name: must be 'constant', 'step', 'cosine', 'poly' or 'inverse', not 'cosin'."
             f" Did you mean 'cosine'? ({file}:4)",
             "epochs: must be greater than 0, not 0. (command line: epochs=0)",
             "unknown key 'data.worker'. Did you mean 'data.workers'?"

@@ -74,6 +74,11 @@ def test_poly_is_torchs_polynomial(power: float) -> None:
     assert factors(name="poly", power=power) == pytest.approx(theirs, rel=1e-11)
 
 
+def test_inverse_is_that_of_domain_adversarial_training() -> None:
+    theirs = [1 / (1 + 10 * step / TOTAL) ** 0.75 for step in range(TOTAL)]
+    assert factors(name="inverse") == pytest.approx(theirs, rel=CLOSE)
+
+
 def test_constant_stays() -> None:
     assert set(factors(name="constant")) == {1.0}
 
@@ -102,7 +107,7 @@ def test_final_is_what_the_rate_falls_towards() -> None:
         assert ours[-1] == pytest.approx(0.25, abs=1e-4)  # a step before the end: 1/10000 left
 
 
-names = st.sampled_from(["constant", "step", "cosine", "poly"])
+names = st.sampled_from(["constant", "step", "cosine", "poly", "inverse"])
 schedules = st.builds(
     ScheduleConfig, name=names, warmup_steps=st.integers(0, 30), warmup_epochs=st.floats(0, 4),
     step_epochs=st.integers(1, 9), gamma=st.floats(0.01, 1), power=st.floats(0.1, 3),

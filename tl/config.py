@@ -182,11 +182,11 @@ class OptimizerConfig(Keys):
     """factor of the learning rate for each stage towards the images: a stage that is `depth` stages
     before the head has lr * layer_decay ** depth"""
     head_factor: PositiveFloat = 1.0
-    """the head's learning rate, as a multiple of lr"""
+    """the head's learning rate, and a bottleneck's, as a multiple of lr"""
 
 
 class ScheduleConfig(Keys):
-    name: Literal["constant", "step", "cosine", "poly"] = "cosine"
+    name: Literal["constant", "step", "cosine", "poly", "inverse"] = "cosine"
     """how the learning rate falls over a phase"""
     warmup_steps: NonNegativeInt = 0
     """steps over which the rate rises linearly from zero"""
@@ -197,7 +197,8 @@ class ScheduleConfig(Keys):
     gamma: ProperFraction = 0.1
     """`step`: factor of each drop"""
     power: PositiveFloat = 1.0
-    """`poly`: rate = (1 - progress) ** power"""
+    """`poly`: rate = (1 - progress) ** power; `inverse`, of domain adaptation, has no number: it is
+    (1 + 10 progress) ** -0.75"""
     final: Fraction = 0.0
     """`cosine` and `poly`: fraction of the base rate left at the end"""
 

@@ -93,6 +93,7 @@ def lr_factor(schedule: ScheduleConfig, step: int, total_steps: int, steps_per_e
     - step: gamma ** (epoch // step_epochs), as torch's StepLR; epochs count from the phase's start
     - cosine: final + (1 - final) (1 + cos(pi t)) / 2 (Loshchilov and Hutter, ICLR 2017)
     - poly: final + (1 - final) (1 - t) ** power
+    - inverse: (1 + 10 t) ** -0.75 (Ganin et al., JMLR 2016)
     """
     warmup = max(schedule.warmup_steps, round(schedule.warmup_epochs * steps_per_epoch))
     if step < warmup:
@@ -102,6 +103,8 @@ def lr_factor(schedule: ScheduleConfig, step: int, total_steps: int, steps_per_e
         return 1.0
     if schedule.name == "step":
         return schedule.gamma ** (step // steps_per_epoch // schedule.step_epochs)
+    if schedule.name == "inverse":
+        return (1 + 10 * t) ** -0.75
     falling = (1 + math.cos(math.pi * t)) / 2 if schedule.name == "cosine" else (1 - t)
     if schedule.name == "poly":
         falling **= schedule.power

@@ -84,6 +84,14 @@ def test_another_width_than_the_weights_have_is_refused(tmp_path: Path) -> None:
         )
 
 
+def test_it_learns_at_the_heads_rate_and_the_stages_before_it_are_counted_from_there() -> None:
+    network = zoo.build("resnet18", 3, 64)
+    bottleneck.put(network, 4)
+    depths = {name: network.depth_of(f"{name}.x") for name in ("reuse_head", "bottleneck")}
+    assert depths == {"reuse_head": 0, "bottleneck": 0}
+    assert [network.depth_of(f"layer{i}.0.conv1.weight") for i in (4, 3, 1)] == [1, 2, 4]
+
+
 def test_it_goes_on_a_network_that_was_cut() -> None:
     network = zoo.build("resnet18", 3, 64, keep=2)
     bottleneck.put(network, 4)

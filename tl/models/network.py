@@ -165,11 +165,13 @@ class Network(nn.Module):
     def depth_of(self, parameter_name: str) -> int:
         """How many stages before the head the parameter is: 0 for the head's own.
 
-        So is one that no stage has, such as an objective's own: it starts as new as a head.
+        So is one of a bottleneck, and one that no stage has, such as an objective's own: they start
+        as new as a head.
         """
-        for depth, stage in enumerate(reversed(self.stages)):
+        new = 1 + ("bottleneck" in self.arguments)
+        for distance, stage in enumerate(reversed(self.stages)):
             if stage.owns_name(parameter_name):
-                return depth
+                return max(0, distance + 1 - new)
         return 0
 
     def _frozen(self, x: Tensor, start: int, stop: int) -> Tensor:
