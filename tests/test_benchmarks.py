@@ -24,6 +24,7 @@ from tl.arguments import load
 from tl.data.transforms import normalise, plain_view
 from tl.models import weights, zoo
 from tl.models.preprocessing import preprocessing_of, with_image_size
+from tl.objectives import check_options
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -58,6 +59,38 @@ def test_the_readmes_table_of_strategies_is_made_from_the_committed_results(benc
     )
     made = table.with_table(text, shown, of_strategies.BEGIN, of_strategies.END)
     assert text == made, "run `python benchmarks/strategy_table.py`"
+
+
+def test_the_readmes_tables_of_adaptation_are_made_from_the_committed_results(benchmark) -> None:
+    table, of_adaptation = benchmark("table"), benchmark("adaptation_table")
+    text = (ROOT / "README.md").read_text("utf-8")
+    shown = of_adaptation.render(of_adaptation.read())
+    made = table.with_table(text, shown, of_adaptation.BEGIN, of_adaptation.END)
+    assert text == made, "run `python benchmarks/adaptation_table.py`"
+
+
+def test_an_evaluation_is_chosen_by_the_rule_and_reported_by_the_targets_labels(benchmark) -> None:
+    rules = benchmark("adaptation_table").RULES
+    names = ("val/accuracy", "target/im", "target/snd", "oracle/accuracy")
+    rows = [(0.9, 0.1, 3.0, 0.1), (0.8, 0.3, 1.0, 0.2), (0.9, 0.3, 2.0, 0.4), (0.7, 0.2, 1.0, 0.3)]
+    found = [dict(zip(names, row, strict=True)) for row in rows]
+    chosen = {rule: choose(found)["oracle/accuracy"] for rule, choose in rules.items()}
+    assert chosen == {
+        "last step": 0.3,
+        "best source validation": 0.1,  # the first of two as good
+        "best IM": 0.2,
+        "best SND": 0.1,
+        "oracle": 0.4,
+    }
+
+
+def test_every_recipe_of_adaptation_is_a_config(benchmark) -> None:
+    recipes = benchmark("adaptation_recipes")
+    for keys in recipes.RECIPES.values():
+        words = {**recipes.COMMON, **keys, "data.target_root": "x", "data.source_root": "y"}
+        loaded = load(None, [f"{key}={value}" for key, value in words.items()], {})
+        for i, phase in enumerate(loaded.phases):
+            check_options(phase, i, {})
 
 
 def test_every_recipe_that_is_compared_is_a_config(benchmark) -> None:
