@@ -69,7 +69,7 @@ def test_the_best_is_by_the_metric_then_lower_loss_then_accuracy_then_the_earlie
 ) -> None:
     chosen, place = {}, -1
     for number, new in enumerate(evaluations):
-        if is_better(new, chosen, BestConfig(**best)):  # type: ignore[arg-type]
+        if is_better(new, chosen, BestConfig(**{"metric": "val/accuracy", **best})):  # type: ignore[arg-type]
             chosen, place = new, number
     assert place == winner
 

@@ -18,6 +18,7 @@ from tl.tracking.progress_line import TimeLeft, best, duration, is_evaluation, s
 from tl.tracking.tracker import Metrics, RunInfo
 
 SECONDS_BETWEEN_LINES = 5.0
+_USUAL = BestConfig(metric="val/accuracy")
 
 
 def open_console(file: TextIO | None = None) -> ConsoleTracker:
@@ -45,7 +46,7 @@ class ConsoleTracker:
         self._total = self._step = 0
         self._latest: Metrics = {}
         self._best: float | int | None = None
-        self._chosen = BestConfig()
+        self._chosen = _USUAL
         self._left = TimeLeft(0)
         self._seconds_left: float | None = None
         self._last_line: float | None = None
@@ -78,7 +79,8 @@ class ConsoleTracker:
         """Begin to show the progress of a run."""
         self._total, self._step = run.total_steps, run.start_step
         self._left = TimeLeft(run.total_steps)
-        self._best, self._chosen = run.best, BestConfig(**run.config.get("best", {}))
+        self._best = run.best
+        self._chosen = BestConfig(**{**_USUAL.model_dump(), **run.config.get("best", {})})
         if self._live_wanted:
             self._live = Live(
                 console=self.console,
