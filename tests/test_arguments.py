@@ -326,9 +326,13 @@ def test_the_resolved_config_names_the_same_places_from_another_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     file.write_text(load(None, ["run_dir=r", "data.root=d"], {}).to_yaml())
+    domains = tmp_path / "domains.yaml"
+    domains.write_text(load(None, ["data.source_root=a", "data.target_root=b"], {}).to_yaml())
     monkeypatch.chdir("/")
     config = load(file, [], {}).config
     assert (config.run_dir, config.data.root) == (f"{tmp_path}/r", f"{tmp_path}/d")
+    data = load(domains, [], {}).config.data
+    assert (data.source_root, data.target_root) == (f"{tmp_path}/a", f"{tmp_path}/b")
 
 
 # ------------------------------------------------------------------------------ the same run again

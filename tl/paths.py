@@ -42,8 +42,11 @@ def with_paths(config: Config) -> Config:
     ``run_dir`` stays as short as it was given: it is in what is said to people.
     """
     data, model = config.data, config.model
-    if data.root is not None and _is_folder(data.source, data.root):
-        data = data.model_copy(update={"root": absolute(data.root, "data.root")})
+    for key in ("root", "source_root", "target_root"):
+        given = getattr(data, key)
+        # The target is a folder whatever the source is.
+        if given is not None and (key == "target_root" or _is_folder(data.source, given)):
+            data = data.model_copy(update={key: absolute(given, f"data.{key}")})
     if model.weights is not None and is_weights_path(model.weights):
         model = model.model_copy(update={"weights": absolute(model.weights, "model.weights")})
     grafts = [
