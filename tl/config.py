@@ -382,6 +382,11 @@ class DataConfig(Keys):
         return self
 
     @property
+    def labelled_root(self) -> str | None:
+        """The folder of what is labelled, by either of its names."""
+        return self.root if self.source_root is None else self.source_root
+
+    @property
     def has_target(self) -> bool:
         """Whether there is a domain to adapt to."""
         return self.target_root is not None or self.target_domain is not None
@@ -389,8 +394,7 @@ class DataConfig(Keys):
     @property
     def has_source(self) -> bool:
         """Whether there is anything labelled."""
-        named = self.root is not None or self.source_root is not None
-        return named or self.source != "auto" or not self.has_target
+        return self.labelled_root is not None or self.source != "auto" or not self.has_target
 
 
 class GraftConfig(Keys):

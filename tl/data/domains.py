@@ -11,11 +11,20 @@ import numpy as np
 from PIL import Image
 
 from tl.config import DataConfig
-from tl.data.folder import TRAIN, VAL, folder, images_in, part_of
+from tl.data.folder import TEST, TRAIN, VAL, folder, images_in, part_of
 from tl.data.image_tree import ImageTree
 from tl.data.images import Decoded, Least
 from tl.data.names import Names
-from tl.data.split import Source, Split, Target, Unlabelled, keep_at_most, read_shrunk, some
+from tl.data.split import (
+    AnyImages,
+    Source,
+    Split,
+    Target,
+    Unlabelled,
+    keep_at_most,
+    read_shrunk,
+    some,
+)
 from tl.errors import UserError, printable, unknown
 
 
@@ -30,8 +39,7 @@ def source_of(data: DataConfig, seed: int, index: Path | None) -> Source:
             another one.
     """
     if data.source_domains is None:
-        given = data.source_root if data.source_root is not None else data.root
-        return folder(data.model_copy(update={"root": given}), seed, index)
+        return folder(data, seed, index)
     names = _named(data, data.source_domains, "data.source_domains")
     found = [_domain(data, name, seed, index) for name in names]
     if len(found) == 1:
@@ -59,17 +67,17 @@ def source_of(data: DataConfig, seed: int, index: Path | None) -> Source:
 def target_of(data: DataConfig, source: Source, seed: int, index: Path | None) -> Target:
     """The images of ``data.target_root`` or ``data.target_domain``.
 
-    In one of three layouts: with train/ and val/, adapted to the first and tested on the second;
-    else adapted to and tested on the same images, as is usual (transductive). Class folders are
-    read for the test alone, and those that the source does not know are left out of it. To adapt to
-    are all images below the folder, or below train/, whatever the folders in it are called.
+    With train/ and val/ in it, adapted to the first and tested on the second; else adapted to and
+    tested on the same images, as is usual (transductive). To adapt to are all images below the
+    folder, or below train/, whatever the folders in it are called. Class folders are looked at for
+    the test alone, and those that the source does not know are left out of it.
 
     Args:
         source: has classes; those of the target are found among them by name.
 
     Raises:
-        UserError: there are no images, it is the folder of the source, or it has class folders of
-            which the source knows none.
+        UserError: there are no images to adapt to or to test on, it is the folder of the source,
+            or it has class folders of which the source knows none.
     """
     root, where = _target_root(data)
     if not root.is_dir():
@@ -82,48 +90,89 @@ def target_of(data: DataConfig, source: Source, seed: int, index: Path | None) -
                 "to. Give the folder of the other domain"
             )
     tree = ImageTree.at(root, data, index)
-    children = tree.folders("")
-    train, val = part_of(root, children, TRAIN), part_of(root, children, VAL)
-    if not (train and val):
-        train = val = ""
-    images = images_in(tree, train)
+    adapted, tested, notes = _parts(tree, source.classes)
+    images = _images(tree, adapted, where)
+    kept = keep_at_most(images, seed, data.max_target)
+    same = adapted == tested
+    to_test = kept if same else _images(tree, tested, where)
+    test: AnyImages = to_test
+    if data.target_labels == "auto" and (found := tree.folders(tested)):
+        test, strange = _labelled(to_test, root / tested, tested, found, source.classes, where)
+        notes += strange
+    if same:
+        notes.append("the target is adapted to and tested on the same images")
+    else:
+        test = keep_at_most(test, seed, data.max_val)
+    tree.keep(index)
+    return Target(str(root), kept, test, (*notes, *tree.notes()))
+
+
+def _parts(tree: ImageTree, classes: Sequence[str]) -> tuple[str, str, list[str]]:
+    """The folder to adapt to, the one to test on, "" for the target's own; and notes."""
+    children = [name for name in tree.folders("") if name not in classes]
+    train, val = part_of(tree.root, children, TRAIN), part_of(tree.root, children, VAL)
+    alone = train or val
+    if not alone:
+        return "", "", []
+    if not (train and val) and any(name.lower() not in TRAIN + VAL + TEST for name in children):
+        return "", "", []  # it is one folder among others, which are all images of the target
+    used = {train or alone, val or alone}
+    unused = [f"{name}/" for name in tree.folders("") if name not in used]
+    return train or alone, val or alone, [f"not used: {some(unused)}"] if unused else []
+
+
+def _images(tree: ImageTree, part: str, where: str) -> Unlabelled:
+    """All images at any depth below a part."""
+    images = images_in(tree, part)
     if not len(images):
         raise UserError(
-            f"{where} {root / train} has no images. Files that end in {tree.listed_endings} count "
-            "(data.extensions)"
+            f"{where} {tree.root / part} has no images. Files that end in {tree.listed_endings} "
+            "count (data.extensions)"
         )
-    test, notes = _test_images(data, tree, val, source.classes, where)
-    if not val:
-        notes.append("the target is adapted to and tested on the same images")
-    tree.keep(index)
-    kept = keep_at_most(images, seed, data.max_target)
-    tested = keep_at_most(test, seed, data.max_val if val else data.max_target)
-    return Target(str(root), kept, tested, (*notes, *tree.notes()))
+    return images
 
 
-def _test_images(
-    data: DataConfig, tree: ImageTree, part: str, classes: Sequence[str], where: str
-) -> tuple[Split | Unlabelled, list[str]]:
-    """The images to test on, with labels where there are class folders; and notes."""
-    found = tree.folders(part)
+def _labelled(
+    images: Unlabelled,
+    place: Path,
+    part: str,
+    found: Sequence[str],
+    classes: Sequence[str],
+    where: str,
+) -> tuple[Split, list[str]]:
+    """Those of the images that lie in a class folder, in the same order; and notes.
+
+    Args:
+        place: the folder of the class folders ``found``.
+        part: how it is called in the images' names.
+    """
     known = [name for name in found if name in classes]
-    if data.target_labels == "none" or not found:
-        return images_in(tree, part), []
     if not known:
         raise UserError(
-            f"{where} {tree.root / part} and the source have no class in common: {some(found)} "
-            f"here, {some(classes)} there. Rename the folders; or, if they are no classes, give "
+            f"{where} {place} and the source have no class in common: {some(found)} here, "
+            f"{some(classes)} there. Rename the folders; or, if they are no classes, give "
             "data.target_labels=none"
+        )
+    labels = _labels(images.names, part, classes)
+    here = np.flatnonzero(labels >= 0)
+    if not len(here):
+        raise UserError(
+            f"{where} {place} has no images to test on: of the {len(images)} there none is in the "
+            f"folder of a class of the source ({some(known)}). Add some, give a larger "
+            "data.max_target, or data.target_labels=none"
         )
     notes = []
     if strange := [name for name in found if name not in known]:
-        what = "class of the target that is not" if len(strange) == 1 else "classes that are not"
-        notes.append(f"{len(strange)} {what} the source's, left out of the test: {some(strange)}")
-    return _labelled(images_in(tree, part), part, classes), notes
+        what = "class of the target is" if len(strange) == 1 else "classes of the target are"
+        notes.append(
+            f"{len(strange)} {what} not the source's, left out of the test: {some(strange)}"
+        )
+    of_class = images if len(here) == len(images) else images.take(here)
+    return Split(of_class.names, labels[here], of_class.read, of_class.root), notes
 
 
-def _labelled(images: Unlabelled, part: str, classes: Sequence[str]) -> Split:
-    """Those of the images that lie in a class folder of a part, in the same order."""
+def _labels(names: Sequence[str], part: str, classes: Sequence[str]) -> np.ndarray:
+    """(N,) int64: the positions in ``classes`` of the folders that files are in; -1 for others."""
     position = {name: label for label, name in enumerate(classes)}
     start = len(part) + 1 if part else 0
 
@@ -131,10 +180,7 @@ def _labelled(images: Unlabelled, part: str, classes: Sequence[str]) -> Split:
         folder, slash, _ = name[start:].partition("/")
         return position.get(folder, -1) if slash else -1
 
-    labels = np.fromiter(map(label, images.names), np.int64, count=len(images))
-    known = np.flatnonzero(labels >= 0)
-    of_class = images if len(known) == len(images) else images.take(known)
-    return Split(of_class.names, labels[known], of_class.read, of_class.root)
+    return np.fromiter(map(label, names), np.int64, count=len(names))
 
 
 def _domain(data: DataConfig, name: str, seed: int, index: Path | None) -> Source:
@@ -173,7 +219,7 @@ def _target_root(data: DataConfig) -> tuple[Path, str]:
 
 
 def _source_roots(data: DataConfig) -> list[Path]:
-    root = data.source_root if data.source_root is not None else data.root
+    root = data.labelled_root
     if root is None:
         return []
     names = data.source_domains or [""]

@@ -10,7 +10,6 @@ import numpy as np
 from tl.config import DataConfig
 from tl.data.image_files import ReadFiles
 from tl.data.image_tree import ImageTree, by_ending, join
-from tl.data.names import Names
 from tl.data.split import Source, Split, Unlabelled, hold_out, ordered_classes, some
 from tl.errors import UserError, did_you_mean, unknown
 
@@ -20,7 +19,7 @@ TEST = ("test", "testing")
 
 
 def folder(data: DataConfig, seed: int, index: Path | None = None) -> Source:
-    """The images below ``data.root``, in one of two layouts.
+    """The images below ``data.root`` or ``data.source_root``, in one of two layouts.
 
     * ``root/train/CLASS/…`` and ``root/val/CLASS/…``. The names in `TRAIN` and `VAL` count, in
       either case; a class in val must be one in train. Without val, ``data.val_fraction`` of
@@ -43,13 +42,14 @@ def folder(data: DataConfig, seed: int, index: Path | None = None) -> Source:
         UserError: a folder is missing, empty or of neither layout; a class has no training
             image, is unknown, or is the only one.
     """
-    if data.root is None:
+    if data.labelled_root is None:
         raise UserError("data.source folder needs data.root: the folder with the images")
-    root = Path(data.root).expanduser()
+    root = Path(data.labelled_root).expanduser()
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
+        key = "data.root" if data.source_root is None else "data.source_root"
         raise UserError(
-            f"data.root {root} {what}. Give the folder with train/ and val/, as data.root=FOLDER"
+            f"{key} {root} {what}. Give the folder with train/ and val/, as {key}=FOLDER"
         )
     tree = ImageTree.at(root, data, index)
 
@@ -134,7 +134,7 @@ def labelled(
 
 def images_in(tree: ImageTree, part: str) -> Unlabelled:
     """The images at any depth below a folder of a tree, sorted, whatever the folders mean."""
-    names = Names.of(tree.images(part))
+    names = tree.all_images(part)
     return Unlabelled(names, ReadFiles(names, tree.background, tree.root), tree.root)
 
 

@@ -94,7 +94,7 @@ class ImageTree:
         self.misnamed.extend(misnamed)
         return images
 
-    def _indexed(self, below: str) -> Names:
+    def all_images(self, below: str) -> Names:
         """The same, from the index if they are in there."""
         lists = self.index.lists
         if ("images", below) not in lists:
@@ -138,7 +138,7 @@ class ImageTree:
     def split(self, part: str, folders: Sequence[str], classes: Sequence[str]) -> Split:
         """The images in these class folders of a part; labels are positions in ``classes``."""
         self.stray.extend(self._stray(part))
-        parts = [self._indexed(join(part, name)) for name in folders]
+        parts = [self.all_images(join(part, name)) for name in folders]
         names = Names.joined(parts)
         position = {name: label for label, name in enumerate(classes)}
         labels = np.repeat(

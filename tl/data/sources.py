@@ -87,8 +87,11 @@ def open_source(
 def _named(data: DataConfig, index: Path | None) -> OpenSource:
     name = data.source
     if name == "auto":
-        rootless = data.root is None and data.source_root is None
-        name = "digits" if rootless else "folder"
+        name = "digits" if data.labelled_root is None else "folder"
+    if data.source_domains is not None and name != "folder":
+        raise UserError(
+            f"data.source_domains are folders, and data.source is {name}: leave data.source out"
+        )
     if name == "folder":
         return partial(source_of, index=index)
     if name in SOURCES:

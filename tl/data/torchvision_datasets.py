@@ -74,7 +74,7 @@ def named(name: str) -> partial[Source]:
 def _open(name: str, data: DataConfig, seed: int) -> Source:
     kind = getattr(torchvision.datasets, name)
     title = f"torchvision:{name}"
-    datasets = _construct(kind, data.root)
+    datasets = _construct(kind, data.labelled_root)
     labels = [_labels(dataset, title) for dataset in datasets]
     classes, labels = _classes(datasets[0], labels)
     parts = ("train/", "val/") if len(datasets) == 2 else ("",)
