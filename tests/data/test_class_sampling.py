@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from tl.config import Config, Phase
-from tl.data.class_sampling import ClassSampling, check_classes, weights_of
+from tl.data.class_sampling import ClassSampling, check_sampling, weights_of
 from tl.data.sampler import PADDING, Key, TrainSampler
+from tl.data.split import Source, Split
 from tl.errors import UserError
 
 SAMPLINGS = ["balanced", "weighted(0.5)", "weighted(0.25)", "weighted(1)", "weighted(.9)"]
@@ -160,12 +162,28 @@ def test_the_draws_of_an_epoch_stay_what_they_were() -> None:
 EXPECTED = [(0, 5), (2, 7), (1, 8), (1, 6), (1, 4), (1, 1), (3, 8), (2, 8), (1, 0)]
 
 
+def of_labels(labels: list[int], names: list[str], domains: tuple[str, ...] = ()) -> Source:
+    split = Split(names, np.array(labels), Image.new)  # type: ignore[arg-type]
+    return Source("three", ("a", "b", "c"), split, split, domains=domains)
+
+
 def test_a_class_without_images_is_an_error_that_names_it() -> None:
-    labels = np.array([0, 0, 2])
-    check_classes("uniform", labels, ("a", "b", "c"))
+    source = of_labels([0, 0, 2], ["1", "2", "3"])
+    check_sampling("uniform", source)
+    check_sampling("weighted(0)", source)
     for sampling in ("balanced", "weighted(0.5)"):
         with pytest.raises(UserError, match=r"no training images of b: leave out these classes"):
-            check_classes(sampling, labels, ("a", "b", "c"))
+            check_sampling(sampling, source)
+
+
+def test_so_is_a_domain_of_which_nothing_is_left() -> None:
+    names = ["art/1", "art/2", "photo/1"]
+    check_sampling("domains", of_labels([0, 0, 2], names, ("art", "photo")))
+    with pytest.raises(UserError, match=r"images of clip: leave out these domains.*source_domains"):
+        check_sampling("domains", of_labels([0, 0, 2], names, ("art", "clip", "photo")))
+    for domains in ((), ("art",)):
+        with pytest.raises(UserError, match="draws from several source domains, and there is one"):
+            check_sampling("domains", of_labels([0, 0, 2], names, domains))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from functools import cached_property
 
 import numpy as np
 
-from tl.errors import UserError, printable
+from tl.data.split import Source, some
+from tl.errors import UserError
 from tl.randomness import hashes, seed_of
 
 START_BITS = 32
@@ -126,23 +127,25 @@ class ClassSampling:
         return {self.first_epoch + number for number in found}
 
 
-def check_classes(
-    sampling: str, labels: np.ndarray, classes: tuple[str, ...], domains: tuple[str, ...] = ()
-) -> None:
-    """Raise UserError if images are to be drawn by class and a class has none, or by domain."""
+def check_sampling(sampling: str, source: Source) -> None:
+    """Raise UserError if images are drawn by class, or by domain, and one of them has none."""
     if sampling == "domains":
-        if len(domains) < 2:
+        if len(source.domains) < 2:
             raise UserError(
                 "sampling=domains draws from several source domains, and there is one: name them "
                 "in data.source_domains, or take sampling=uniform"
             )
+        groups, names, key = source.domain_ids(), source.domains, "data.source_domains"
+    elif sampling == "uniform":
         return
-    counts = np.bincount(labels, minlength=len(classes))
-    if weights_of(sampling, counts) is None or counts.all():
+    else:
+        groups, names, key = source.train.labels, source.classes, "data.classes"
+    counts = np.bincount(groups, minlength=len(names))
+    if counts.all() or (sampling != "domains" and weights_of(sampling, counts) is None):
         return
-    empty = [printable(classes[c]) for c in np.flatnonzero(counts == 0)]
-    shown = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more" if len(empty) > 3 else "")
+    empty = [names[i] for i in np.flatnonzero(counts == 0)]
+    each, what = ("domain", "domains") if sampling == "domains" else ("class", "classes")
     raise UserError(
-        f"sampling={sampling} draws from every class, and there are no training images of "
-        f"{shown}: leave out these classes (data.classes), or take sampling=uniform"
+        f"sampling={sampling} draws from every {each}, and there are no training images of "
+        f"{some(empty)}: leave out these {what} ({key}), or take sampling=uniform"
     )

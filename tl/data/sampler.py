@@ -216,9 +216,11 @@ class TargetSampler:
 
     def rounds(self) -> set[int]:
         """The numbers of the rounds that what is left of the phase takes images of."""
-        first = self.images_before(self.along.first_step) // self.num_images
-        last = (self.images_before(self.along.last_step) - 1) // self.num_images
-        return {self.first_round + number for number in range(first, last + 1)}
+        taken, until = map(self.images_before, (self.along.first_step, self.along.last_step))
+        if taken == until:
+            return set()
+        last = self.first_round + (until - 1) // self.num_images
+        return set(range(self.first_round + taken // self.num_images, last + 1))
 
     def _order(self, number: int) -> np.ndarray:
         seed = seed_of("target", self.along.seed)

@@ -17,7 +17,7 @@ from tl.arguments import Loaded
 from tl.atomic import write_json_atomically
 from tl.command import DONE, FAILURE, PREEMPTED, exit_code_of
 from tl.config import Config, TrackingConfig, seconds_of
-from tl.data.class_sampling import check_classes
+from tl.data.class_sampling import check_sampling
 from tl.data.split import Source, Split
 from tl.data.streams import BadImages, default_workers
 from tl.engine import run_dir, runtime, strategy
@@ -104,7 +104,7 @@ def run(
     given = here.on_all(lambda: given_for(loaded, source, network))
     for i, phase in enumerate(loaded.phases):
         with blamed_on(loaded.origins, "phases", i, "sampling"):
-            check_classes(phase.sampling, source.train.labels, source.classes, source.domains)
+            check_sampling(phase.sampling, source)
         with blamed_on(loaded.origins, "phases", i, "train"):
             trainable_names(network, phase.train)
         show_plan(loaded, i, source, network, given, preprocessing, report, here, console)
