@@ -58,6 +58,8 @@ from tl.optim import make_optimizer, parameter_groups
         ("resnet18", "freeze_embed", [*(f"layer{i}" for i in range(1, 5)), "fc"]),
         ("vit_b_16", "freeze_embed", ["encoder.layers", "encoder.ln", "heads.head"]),
         ("convnext_tiny", "freeze_embed", [*(f"features.{i}" for i in range(1, 8)), "classifier"]),
+        ("resnet18", "freeze_head", ["conv1", "bn1", *(f"layer{i}" for i in range(1, 5))]),
+        ("squeezenet1_0", "freeze_head", ["features"]),
         ("resnet18", "surgical(layer1)", ["layer1", "fc"]),
         ("squeezenet1_0", "surgical(stem)", ["features.0", "classifier.1"]),
     ],
@@ -357,7 +359,7 @@ def test_every_strategy_has_a_test_above() -> None:
     in_a_file_of_its_own = {"lora"}
     assert set(FREEZING) - in_a_file_of_its_own == {
         "full", "head", "last_stages", "from_stage", "regex", "norm", "bias", "freeze_embed",
-        "surgical",
+        "freeze_head", "surgical",
     }  # fmt: skip
 
 

@@ -302,7 +302,7 @@ class Phase(Training):
     """what the records call this phase"""
     train: str
     """which part trains: full, head, last_stages(n), from_stage(name), freeze_embed,
-    surgical(name), regex(pattern), norm, bias, lora(r), lora(r, pattern), or
+    freeze_head, surgical(name), regex(pattern), norm, bias, lora(r), lora(r, pattern), or
     package.module:name"""
 
 

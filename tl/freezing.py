@@ -76,6 +76,11 @@ def freeze_embed(network: Network) -> Names:
     return _owned(network, [stage.name for stage in network.stages[1:]])
 
 
+def freeze_head(network: Network) -> Names:
+    """All but the head trains, and but the last layers of auxiliary classifiers."""
+    return frozenset(_names(network)) - head_parameters(network)
+
+
 def surgical(network: Network, argument: str | None) -> Names:
     """The named stage trains, and the head (Lee et al., ICLR 2023)."""
     names = [stage.name for stage in network.stages]
@@ -123,6 +128,7 @@ FREEZING: dict[str, Callable[..., Iterable[str]]] = {
     "last_stages": last_stages,
     "from_stage": from_stage,
     "freeze_embed": freeze_embed,
+    "freeze_head": freeze_head,
     "surgical": surgical,
     "regex": regex,
     "norm": norm,

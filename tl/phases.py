@@ -71,6 +71,7 @@ STRATEGIES: dict[str, Strategy] = {
         "norm": "norm: normalisation layers and the head",
         "bias": "bias: all biases and the head",
         "freeze_embed": "freeze_embed: all but the first stage, a stem or an embedding of patches",
+        "freeze_head": "freeze_head: all but the head, which stays as it was trained before",
         "lora": "lora(r): adapters of rank r on convolutions and linear layers, and the head; "
         "lora(r, pattern): on those in whose names the pattern is found",
     }.items()
