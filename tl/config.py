@@ -252,8 +252,8 @@ class Training(Keys):
     early_stopping: EarlyStopping = EarlyStopping()
     objective: str = "supervised"
     """what is minimised: supervised, l2_sp, delta, bss, co_tuning, lwf, or to adapt to a target
-    dann, cdan, mdd, bsp, coral, dan, jan, mcc, cdan_mcc, afn, adabn (docs/objectives.md says what
-    each is), or package.module:name of your own"""
+    dann, cdan, mdd, bsp, coral, dan, jan, mcc, cdan_mcc, afn, adabn, fixmatch, or shot without a
+    source (docs/objectives.md says what each is), or package.module:name of your own"""
     objective_options: dict[str, Any] = {}
     """numbers of the objective, such as {alpha: 0.1}; docs/objectives.md lists them. They belong to
     the objective beside them: a phase with another objective does not take over the top level's"""

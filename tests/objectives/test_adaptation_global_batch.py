@@ -33,6 +33,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mcc": ("mcc", {"strength": 0.6, "temperature": 1.7}),
     "cdan_mcc": ("cdan_mcc", {"width": 7, "entropy": True, "mcc": 0.6}),
     "afn": ("afn", {"strength": 0.4, "step": 0.5}),
+    "fixmatch": ("fixmatch", {"strength": 0.8, "threshold": 0.4}),
 }
 """far from the defaults where these would hide a term; a new objective is a line here"""
 
@@ -55,7 +56,8 @@ def step(
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     made = adaptation(name, options, dropout=True, **keys)
     trained = here.accelerator.prepare(made)
-    micro_batches = shares_of_all(two_domains(n), here.rank, here.world_size, made.phase)
+    domains = two_domains(n, strong="strong" in made.streams)
+    micro_batches = shares_of_all(domains, here.rank, here.world_size, made.phase)
     sums: dict[str, float] = {}
     for number, batch in enumerate(micro_batches):
         last = number == len(micro_batches) - 1

@@ -20,6 +20,7 @@ from tl.engine.nonfinite import Guard, Policy, check_weights
 from tl.engine.phase_data import phase_data
 from tl.engine.saving import finish_writing, make_up_best, raise_failure, save_checkpoint
 from tl.engine.state import Run, Stopwatch
+from tl.engine.target_predictions import predict_target
 from tl.engine.validate import validate
 from tl.engine.wishes import wishes
 from tl.errors import Preempted
@@ -128,6 +129,8 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
             with ema.in_place():
                 saves |= validate(run, validation, where, policy)
         at_its_end = step == total_steps or run.ends_early
+        if not (at_its_end or agreement.stop):
+            predict_target(run, data, objective, step // steps_per_epoch)
         phase_ends = at_its_end and not progress.evaluation_due
         if phase_ends or saves or agreement.save or agreement.stop:
             check_weights(objective.trained_parameters(), policy, progress)

@@ -13,6 +13,7 @@ from tl.data.transforms import View, augmented_view, plain_view
 from tl.engine.feature_plan import FeaturePlan, plan_features
 from tl.engine.features import load_or_compute
 from tl.engine.state import Run, streams_of
+from tl.objectives import objective_class
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class PhaseData:
     trained: tuple[Part, ...]
     """the streams of the phase's objective, in their order"""
     evaluated: tuple[Part, ...]
+    predicted: Part | None = None
+    """the target in the view of validation, if the objective ``needs`` predictions of it"""
 
     def training(self, sampler: TrainSampler) -> Iterator[Batch]:
         """This process's batches, one for each item of ``sampler``, with other domains in them."""
@@ -69,8 +72,8 @@ class PhaseData:
 
     def close(self) -> None:
         """Let go of cached features."""
-        for part in (*self.trained, *self.evaluated):
-            if part.features is not None:
+        for part in (*self.trained, *self.evaluated, self.predicted):
+            if part is not None and part.features is not None:
                 part.features.close()
 
 
@@ -101,7 +104,12 @@ def phase_data(run: Run, index: int) -> PhaseData:
         trained.append(_kept(run, part, name, plan.train, of))
     if any(part.features is None for part in trained):  # a step takes all at the same stage
         trained = [_images_again(part) for part in trained]
-    return PhaseData(run, index, tuple(trained), tuple(evaluated))
+    predicted = None
+    if "target_predictions" in objective_class(phase.objective).needs:
+        predicted = Part("target", _target_images(run), plain)
+        # Kept if they are what is trained on, and there already.
+        predicted = _kept(run, predicted, "target", plan.train and phase.augment == "none")
+    return PhaseData(run, index, tuple(trained), tuple(evaluated), predicted)
 
 
 _NAMES = {"source": "training", "target": "target", "strong": "target"}

@@ -18,10 +18,10 @@ from tl.atomic import write_json_atomically
 from tl.command import DONE, FAILURE, PREEMPTED, exit_code_of
 from tl.config import Config, TrackingConfig, seconds_of
 from tl.data.class_sampling import check_sampling
-from tl.data.split import Source, Split
 from tl.data.streams import BadImages, default_workers
 from tl.engine import run_dir, runtime, strategy
 from tl.engine.agreement import Agreement
+from tl.engine.domain_rules import check_domains, check_head
 from tl.engine.given import given_for
 from tl.engine.loop import train_phase
 from tl.engine.nonfinite import RollBack
@@ -41,7 +41,7 @@ from tl.engine.resume import (
 )
 from tl.engine.runtime import Runtime, check_batch
 from tl.engine.saving import finish_writing, make_up_best, save_start
-from tl.engine.state import Progress, Run, streams_of
+from tl.engine.state import Progress, Run
 from tl.engine.stop_requests import STOP_FILE, StopRequests, deadline_of
 from tl.engine.summary import show_summary, summarize
 from tl.engine.watchdog import Watchdog
@@ -101,6 +101,7 @@ def run(
         console.say(loaded.decided["why"])
         check_phases(loaded, here)
     check_domains(loaded, source)
+    check_head(loaded, network, report)
     given = here.on_all(lambda: given_for(loaded, source, network))
     for i, phase in enumerate(loaded.phases):
         with blamed_on(loaded.origins, "phases", i, "sampling"):
@@ -172,43 +173,6 @@ def check_phases(loaded: Loaded, here: Runtime) -> None:
         with blamed_on(loaded.origins, "phases", i, "objective"):
             objective_class(phase.objective)
         check_options(phase, i, loaded.origins)
-
-
-def check_domains(loaded: Loaded, source: Source) -> None:
-    """Raise UserError for a phase whose objective needs images that there are not; cheap."""
-    for i, phase in enumerate(loaded.phases):
-        streams = streams_of(phase)
-        with blamed_on(loaded.origins, "phases", i, "objective"):
-            if "source" in streams and not source.is_labelled:
-                raise UserError(
-                    f"objective={phase.objective} needs labelled images, and there is a target "
-                    "alone. Give data.source_root, or an objective that goes without: shot"
-                )
-            if {"target", "strong"} & set(streams) and source.target is None:
-                raise UserError(
-                    f"objective={phase.objective} adapts to a domain without labels, and there is "
-                    "none. Give data.target_root=FOLDER, or data.target_domain with "
-                    "data.source_domains"
-                )
-        for key in ("mixup", "cutmix"):
-            if len(streams) > 1 and getattr(phase, key):
-                with blamed_on(loaded.origins, "phases", i, key):
-                    raise UserError(
-                        f"{key} mixes labelled images, and objective={phase.objective} has others "
-                        f"beside them: give {key}=0"
-                    )
-    metric = loaded.config.chosen_best.metric
-    missing = {
-        "val/": source.is_labelled,
-        "target/": source.target is not None,
-        "oracle/": source.target is not None and isinstance(source.target.test, Split),
-    }
-    for start, there in missing.items():
-        if metric.startswith(start) and not there:
-            with blamed_on(loaded.origins, "best", "metric"):
-                raise UserError(
-                    f"best.metric={metric}: this run has no images that it could be measured on"
-                )
 
 
 def carry_out(this: Run, run_id: str, tensors: dict[str, Tensor] | None) -> dict[str, Any]:

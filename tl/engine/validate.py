@@ -36,8 +36,7 @@ def validate(
     """
     progress = run.progress
     metrics: dict[str, float] = {}
-    if batch_norm_trains(run.network):
-        _share_batch_norm(run)
+    share_batch_norm(run)
     _share_bad_images(run)
     for part, batches in validation.items():
         measure = evaluate if part == "val" else evaluate_target
@@ -91,8 +90,10 @@ def _look_for_the_end(run: Run) -> None:
         run.console.expect(run.total_steps)
 
 
-def _share_batch_norm(run: Run) -> None:
+def share_batch_norm(run: Run) -> None:
     """Give every process the main one's BatchNorm statistics, as DDP does before each step."""
+    if not batch_norm_trains(run.network):
+        return
     for module in run.network.modules():
         if isinstance(module, _BatchNorm):
             for buffer in module.buffers():

@@ -21,12 +21,14 @@ from tl.objectives.coral import Coral
 from tl.objectives.dan import DAN
 from tl.objectives.dann import DANN
 from tl.objectives.delta import Delta
+from tl.objectives.fixmatch import FixMatch
 from tl.objectives.jan import JAN
 from tl.objectives.l2_sp import L2SP
 from tl.objectives.lwf import LwF
 from tl.objectives.mcc import MCC
 from tl.objectives.mdd import MDD
 from tl.objectives.objective import Given, Objective
+from tl.objectives.shot import SHOT
 from tl.objectives.supervised import Supervised
 from tl.phases import load_object
 
@@ -58,6 +60,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "cdan_mcc": CDANMCC,
     "afn": AFN,
     "adabn": AdaBN,
+    "fixmatch": FixMatch,
+    "shot": SHOT,
 }
 
 

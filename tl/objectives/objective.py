@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +14,7 @@ from tl.data.streams import Batch
 from tl.models.network import Network
 from tl.models.source_head import SourceHead
 
-Need = Literal["images", "pretrained", "source_head", "relationship"]
+Need = Literal["images", "pretrained", "source_head", "relationship", "target_predictions"]
 Stream = Literal["source", "target", "strong"]
 
 
@@ -44,6 +45,28 @@ class Given:
             self.relationship = self.relationship.to(device)
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What the network says of the whole target, in eval mode and in the view of validation.
+
+    Each process has that of its own share of the images, on the CPU. Those that cannot be read are
+    in nobody's.
+    """
+
+    id: Tensor
+    """int64 (N,): which of the target's images"""
+    features: Tensor
+    """(N, D), float32 at least: what goes into the head, averaged over places where it is a map"""
+    probabilities: Tensor
+    """(N, C), likewise"""
+    images: int
+    """of the whole target"""
+    device: torch.device
+    """that of the network"""
+    total: Callable[[Tensor], Tensor]
+    """the sum over all processes of a tensor on ``device``; called by all of them together"""
+
+
 class Objective(nn.Module):
     """A loss over the network, and whatever parameters of its own it trains.
 
@@ -55,7 +78,7 @@ class Objective(nn.Module):
     """What a phase's ``objective_options`` may hold, with defaults: a group of keys."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What it takes from `Given`; ``images``: it looks at the images themselves, so that it cannot
-    be given cached features in their place."""
+    be given cached features in their place. ``target_predictions``: see `take_predictions`."""
 
     streams: ClassVar[tuple[Stream, ...]] = ("source",)
     """What a batch is of. The first is the batch itself, others are in it by their names, with as
@@ -69,6 +92,7 @@ class Objective(nn.Module):
         self.options: Any = self.Options.model_validate(phase.objective_options)
         # No module of this one: it would be wrapped, checkpointed and set to train.
         self.given = given or Given()
+        self.predictions_of: int | None = None
 
     def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The loss of this process's share of a global batch.
@@ -86,6 +110,15 @@ class Objective(nn.Module):
             ``loss``: this share's part of the global batch's mean. The parts of all processes
             (and of all micro-batches) sum up to it. Any other entry is a sum over this share's
             images, and is logged as a mean over images under its name.
+        """
+        raise NotImplementedError
+
+    def take_predictions(self, seen: Predictions, epoch: int) -> None:
+        """Look at what the network says of the target; sets ``predictions_of`` to the epoch.
+
+        Called before each epoch of a phase, counted from 0, whose objective ``needs`` it, on all
+        processes together. What is kept of it goes into `own_state`, and with it
+        ``predictions_of``: a run that goes on within an epoch is given none.
         """
         raise NotImplementedError
 
