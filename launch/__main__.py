@@ -14,17 +14,21 @@ COMMANDS = {
     "predict": "classes and probabilities for images",
     "rank": "which pretrained network, or which cut of one, suits your images",
     "find-lr": "a learning rate, by raising it until the loss does",
+    "map": "pictures of two domains before and after adaptation",
     "cache": "list or clear the features that runs keep",
     "sync": "send what Weights & Biases lacks of a run's record",
 }
+FILES = {"map": "domain_map"}
+"""where the file of a command has another name"""
 
 
 def main() -> int:
     """Dispatch to ``launch.COMMAND``; returns the exit code."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
+        file = FILES.get(name, name.replace("-", "_"))
         sys.argv = [f"tl {name}", *sys.argv[2:]]
-        return importlib.import_module(f"launch.{name.replace('-', '_')}").main(sys.argv[1:])
+        return importlib.import_module(f"launch.{file}").main(sys.argv[1:])
     listed = "\n".join(f"  {command:11} {what}" for command, what in COMMANDS.items())
     usage = f"usage: tl COMMAND …\n\n{listed}\n\ntl COMMAND --help says more."
     if name in ("-h", "--help"):

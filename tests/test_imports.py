@@ -21,7 +21,7 @@ LAYERS = [
     {"objectives", "tracking"},
     {"data", "freeze_plan"},
     {"freezing", "ema"},
-    {"models", "optim", "metrics", "label_free", "transferability", "lr_curve"},
+    {"models", "optim", "metrics", "label_free", "transferability", "domain_gap", "lr_curve"},
     {"config_help", "slurm"},
     {"arguments"},
     {"phases", "mistakes", "paths", "cache_folder", "selection"},

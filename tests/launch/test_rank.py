@@ -189,7 +189,7 @@ def test_an_interruption_leaves_nothing(
     def interrupted(*arguments: Any) -> Any:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("tl.engine.rank.pooled_outputs", interrupted)
+    monkeypatch.setattr("tl.engine.image_features.pooled_outputs", interrupted)
     given = ["--models", f"squeezenet1_1={weights}", "--output", str(tmp_path / "out.json")]
     assert main([*DIGITS, *given]) == 1
     assert capfd.readouterr().err == "interrupted\n"

@@ -19,18 +19,16 @@ from torch import Tensor
 
 from tl.arguments import Loaded
 from tl.atomic import to_json, write_text_atomically
-from tl.data.sampler import BatchShares
 from tl.data.split import Source
-from tl.data.streams import BadImages, default_workers, open_stream
-from tl.data.transforms import plain_view
+from tl.data.streams import BadImages
 from tl.engine import run_dir, runtime
-from tl.engine.inputs import to_network
+from tl.engine.image_features import image_features
 from tl.engine.prepare import describe_weights, load_network, open_images
 from tl.engine.runtime import Runtime
 from tl.engine.score import share_bad_images
 from tl.errors import UserError
 from tl.models.network import Network
-from tl.models.pooled import cuts_of, pooled_outputs
+from tl.models.pooled import cuts_of
 from tl.models.preprocessing import Preprocessing
 from tl.tracking.console import ConsoleTracker, open_console
 from tl.tracking.tables import table
@@ -178,7 +176,11 @@ def _scores(
 ) -> list[Row]:
     """A row for each cut of a candidate, the same on every process."""
     started = time.perf_counter()
-    ids, features = _features(loaded, candidate, source, here, batch_size, bad_images)
+    network, preprocessing = candidate.network, candidate.preprocessing
+    images, cuts = source.train, candidate.cuts
+    ids, features = image_features(
+        loaded.config, network, preprocessing, images, cuts, here, batch_size, bad_images
+    )
     share_bad_images(here, bad_images)
     all_ids = here.to_main(ids)
     seconds = time.perf_counter() - started
@@ -209,43 +211,6 @@ def _scores(
 
         rows.append(here.on_main(row))
     return rows
-
-
-@torch.inference_mode()
-def _features(
-    loaded: Loaded,
-    candidate: Candidate,
-    source: Source,
-    here: Runtime,
-    batch_size: int,
-    bad_images: BadImages,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """This process's share: ids (n,) of images and, for each cut, their features (n, width)."""
-    config, preprocessing = loaded.config, candidate.preprocessing
-    workers = config.data.workers
-    stream = open_stream(
-        source.train,
-        plain_view(preprocessing),
-        BatchShares(len(source.train), batch_size, here.rank, here.world_size),
-        seed=config.seed,
-        size=preprocessing.crop_size,
-        channels=preprocessing.channels,
-        decode=config.data.decode,
-        workers=default_workers(here.processes_on_node) if workers is None else workers,
-        pin_memory=here.device.type == "cuda",
-    )
-    network = candidate.network.to(here.device).to(memory_format=torch.channels_last).eval()
-    ids, found = [], []
-    for batch in stream:
-        bad_images.meet(batch["bad"])
-        real = batch["weight"] > 0
-        ids.append(batch["id"][real])
-        batch = to_network(batch, here.device, preprocessing)
-        with here.accelerator.autocast():
-            outputs = pooled_outputs(network, batch["image"], candidate.cuts)
-        found.append({cut: x[real] for cut, x in outputs.items()})
-    network.to("cpu")
-    return torch.cat(ids), {cut: torch.cat([part[cut] for part in found]) for cut in found[0]}
 
 
 def _write(output: Path | None, result: dict[str, Any]) -> None:
