@@ -68,13 +68,11 @@ def _curve(lines: Sequence[Line], key: str) -> Curve:
 
 
 def _domain(axes: Axes, curves: Mapping[str, Curve]) -> None:
-    axes.plot(*curves["train/domain_accuracy"], marker=".", color="black")
-    axes.axhline(0.5, color="0.5", linestyle=":", linewidth=1)
-    right = axes.get_yaxis_transform()
-    axes.text(0.98, 0.51, "chance", transform=right, ha="right", fontsize=8, color="0.4")
+    axes.plot(*curves["train/domain_accuracy"], marker=".", markersize=3, color="black")
+    axes.axhline(0.5, color="0.5", linestyle=":", linewidth=1.5, zorder=3)
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_title("the discriminator's accuracy in training", fontsize=10)
+    axes.set_title("the discriminator in training (dotted: chance)", fontsize=10)
 
 
 def _im(axes: Axes, curves: Mapping[str, Curve]) -> None:
@@ -144,7 +142,7 @@ def _bars(axes: Axes, rows: Sequence[Line], accuracies: Mapping[str, Any]) -> No
         )
     names = [f"{_short(row['class'])} ({row['images']:,})" for row in rows]
     axes.set_yticks(places, names, fontsize=9, parse_math=False)
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)  # the first one above
     axes.set_xlim(0, 1)
     axes.tick_params(axis="x", labelsize=8)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

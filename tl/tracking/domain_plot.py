@@ -45,7 +45,7 @@ class Points:
 
 def plot_domains(columns: Sequence[Points], classes: Sequence[str], path: Path) -> None:
     """Write a PNG: a column for each network, by principal components above and t-SNE below."""
-    figure = Figure(figsize=(4.4 * len(columns), 8.6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(4.2 * len(columns) + 1.6, 8.4), dpi=150, layout="constrained")
     grid = figure.subplots(2, len(columns), squeeze=False)
     colour_of = _colours(columns[0].labels, len(classes))
     for column, points in enumerate(columns):
@@ -84,7 +84,7 @@ def _scatter(axes: Axes, xy: np.ndarray, points: Points, colour_of: Sequence[str
             chosen = domain & (np.isin(colours, (OTHER, UNKNOWN)) == dull)
             x, y = xy[chosen].T
             edge = {"linewidths": 0.9} if marker == TARGET else {"linewidths": 0}
-            axes.scatter(x, y, 14, c=colours[chosen], marker=marker, alpha=0.75, **edge)
+            axes.scatter(x, y, 14, c=colours[chosen], marker=marker, alpha=0.8, **edge)
     axes.set_xticks([])
     axes.set_yticks([])
 
