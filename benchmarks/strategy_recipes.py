@@ -37,10 +37,11 @@ class Recipe:
 SETS = {
     "hymenoptera": Set("hymenoptera", {"epochs": 6}),
     # Ten images a class to train on, all 2,274 others to test on.
-    "cartoon": Set("pacs/cartoon", {"epochs": 20, "data.max_val": 70}, train_per_class=10),
+    "cartoon": Set("pacs/cartoon", {"epochs": 12, "data.max_val": 70}, train_per_class=10),
 }
 COMMON: Keys = {
     "model.name": "squeezenet1_0",
+    "data.image_size": 128,  # a third of the arithmetic of 224: all of it in some hours
     "global_batch_size": 16,
     "optimizer.name": "adamw",
     "optimizer.lr": 0.0001,

@@ -65,7 +65,9 @@ def carry_out(job: Job) -> dict[str, Any]:
     }
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    before = _cpu_seconds()
     _command(train.main, [f"{key}={value}" for key, value in keys.items()] + list(job.more), log)
+    cpu_seconds = _cpu_seconds() - before
     summary = json.loads((run_dir / "summary.json").read_text())
     loading = [word for word in job.more if word.startswith("data.workers=")]
     memory = _peak_memory(torch)
@@ -81,6 +83,7 @@ def carry_out(job: Job) -> dict[str, Any]:
         "accuracy": tested["accuracy"],
         "images": tested["images"],
         "seconds": summary["wall_seconds"],
+        "cpu_seconds": cpu_seconds,
         "steps": summary["steps"],
         "trained_parameters": summary["trainable_parameters"],
         **memory,
@@ -95,6 +98,12 @@ def _command(main: Callable[[Sequence[str]], int], words: list[str], log: Path) 
     if code:
         said = log.read_text()[-2000:]
         raise RuntimeError(f"{main.__module__} {' '.join(words)} ended with {code}:\n{said}")
+
+
+def _cpu_seconds() -> float:
+    """Of all cores, its loaders included; unlike the wall's it says little about the neighbours."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _peak_memory(torch: Any) -> dict[str, float]:

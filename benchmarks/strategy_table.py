@@ -39,9 +39,10 @@ def render(results: dict[str, Any] | None) -> str:
         return NOTHING
     runs = results["runs"]
     sets = [name for name in SETS if any(name in runs.get(recipe, {}) for recipe in RECIPES)]
-    header = ["", *(f"{name}: accuracy" for name in sets), *(f"{name}: s" for name in sets)]
-    header += ["trained parameters", "peak memory, MB"]
     gpu = results["machine"]["gpu"]
+    seconds, clock = ("seconds", "s") if gpu else ("cpu_seconds", "CPU s")
+    header = ["", *(f"{name}: accuracy" for name in sets), *(f"{name}: {clock}" for name in sets)]
+    header += ["trained parameters", "peak memory, MB"]
     memory = "gpu_peak_mb" if gpu else "peak_mb"
     lines = []
     for recipe in RECIPES:
@@ -52,7 +53,7 @@ def render(results: dict[str, Any] | None) -> str:
                 [
                     recipe,
                     *(_accuracy([run["accuracy"] for run in found]) for found in by_set),
-                    *(_mean([run["seconds"] for run in found], 0) for found in by_set),
+                    *(_mean([run[seconds] for run in found], 0) for found in by_set),
                     f"{max(run['trained_parameters'] for run in every):,}",
                     _mean([run[memory] for run in every], 0),
                 ]
