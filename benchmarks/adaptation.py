@@ -24,7 +24,7 @@ from typing import Any
 
 import adaptation_table
 import machine
-from adaptation_recipes import COMMON, DIRECTIONS, RECIPES, Keys
+from adaptation_recipes import COMMON, DIRECTIONS, RECIPES, WITHOUT_SOURCE, Keys
 
 ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
@@ -90,14 +90,10 @@ def carry_out(
     Raises:
         RuntimeError: the run has failed; the message has the end of what it said.
     """
-    from launch import train
-    from tl.engine import runtime
-
     source, target = DIRECTIONS[direction]
     run_dir = made / f"{recipe}-{source}-{seed}".replace(" ", "-")
     keys: Keys = {
         **COMMON,
-        **RECIPES[recipe],
         "model.weights": args.weights.resolve(),
         "data.root": args.data.resolve(),
         "data.source_domains": f"[{source}]",
@@ -105,10 +101,26 @@ def carry_out(
         "seed": seed,
         "run_dir": run_dir,
         "cache.folder": made / "cache",
+        **RECIPES[recipe],
     }
+    if recipe in WITHOUT_SOURCE:
+        before = run_dir.with_name(f"{run_dir.name}-source")
+        train_source = {**keys, **RECIPES["source only"], "run_dir": before}
+        _train(train_source, args.more, before)
+        for name in ("data.root", "data.source_domains", "data.target_domain"):
+            del keys[name]
+        keys["data.target_root"] = args.data.resolve() / target
+        keys["model.weights"] = before / "last"
+    return _train(keys, args.more, run_dir)
+
+
+def _train(keys: Keys, more: list[str], run_dir: Path) -> dict[str, Any]:
+    from launch import train
+    from tl.engine import runtime
+
     log = run_dir.with_name(f"{run_dir.name}.log")
     with output_to(log):
-        code = train.main([f"{key}={value}" for key, value in keys.items()] + list(args.more))
+        code = train.main([f"{key}={value}" for key, value in keys.items()] + more)
         runtime.stop()  # the next one starts anew in this process
     if code:
         raise RuntimeError(log.read_text()[-2000:])
@@ -119,7 +131,7 @@ def carry_out(
         for line in lines
         if "target/im" in line
     ]
-    shutil.rmtree(run_dir)
+    shutil.rmtree(run_dir / "checkpoints")
     return {"evaluations": evaluations, "training_seconds": summary["training_seconds"]}
 
 

@@ -50,6 +50,11 @@ RECIPES: dict[str, Keys] = {
     "AFN": _of("afn"),
     "MCC": _of("mcc"),
     "CDAN+MCC": _of("cdan_mcc"),
+    "SHOT, without the source": {
+        **_of("shot"),
+        "strategy": "null",
+        "phases": "[{name: shot, train: regex(^(features.12|bottleneck))}]",
+    },
     "source, DANN, MCC in phases": {
         "strategy": "null",
         "phases": "[{name: source, train: last_stages(2), steps: 50},"
@@ -57,3 +62,6 @@ RECIPES: dict[str, Keys] = {
         " {name: sharpen, train: last_stages(3), steps: 100, objective: mcc}]",
     },
 }
+
+WITHOUT_SOURCE = ("SHOT, without the source",)
+"""those that begin with the model of "source only" and see nothing of the source"""
