@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -29,6 +30,10 @@ ROOT = Path(__file__).parents[1]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in (signal.SIGHUP, signal.SIGQUIT):
     signal.signal(name, signal.SIG_DFL)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported and collected; for the runs of tests, as in gloo_workers.py
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,7 @@ def started(run_dir: Path, *arguments: str, event: str = "") -> Iterator[Job]:
     environment = {
         **os.environ,
         "ACCELERATE_USE_CPU": "true",
-        "PYTHONPATH": str(ROOT / "tests"),
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
         **({"TEST_EVENT": event} if event else {}),
     }
     launcher = subprocess.Popen(
@@ -127,9 +127,9 @@ def test_a_launcher_that_sigusr1_kills_leaves_no_orphans(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(("number", "rank"), [(signal.SIGTERM, 0), (signal.SIGUSR1, 1)])
 def test_a_signal_to_one_rank_stops_all(tmp_path: Path, number: signal.Signals, rank: int) -> None:
+    """Without a launcher each of four signals, to any rank, see `test_interruptions.py`."""
     with started(tmp_path / "run") as job:
         job.ranks[rank].send_signal(number)
         errors = job.wait(60)
