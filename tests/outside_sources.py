@@ -10,11 +10,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from tl.config import DataConfig
 from tl.data.digits import digits
-from tl.data.split import Source
+from tl.data.split import Source, Target
 
 WHERE = 100
 """the validation image at which the signal comes, where TEST_SIGNAL names one"""
@@ -32,3 +33,23 @@ def _read(read: Callable[[int], Image.Image], i: int) -> Any:
         os.kill(os.getpid(), getattr(signal, name))
         time.sleep(0.05)  # the thread that hears it takes a moment
     return read(i)
+
+
+def two_styles(data: DataConfig, seed: int) -> Source:
+    """Digits to learn from, and inverted ones to adapt to, labelled as TEST_LABELS says.
+
+    They are ``true``, ``shuffled``, or there are ``none``. The names are the same.
+    """
+    source = digits(data, seed)
+    found = source.val.take(range(100, 110))
+    found = replace(found, read=partial(_inverted, found.read))
+    images = found.without_labels()
+    labels = os.environ["TEST_LABELS"]
+    if labels == "shuffled":
+        found = replace(found, labels=np.roll(found.labels, 3))
+    test = images if labels == "none" else found
+    return replace(source, target=Target("inverted", images, test))
+
+
+def _inverted(read: Callable[[int], Image.Image], i: int) -> Image.Image:
+    return ImageOps.invert(read(i))
