@@ -252,6 +252,57 @@ BAD_INPUT: dict[str, tuple[dict[str, int] | None, list[str], str]] = {
     "image size": (GOOD, ["data.root={tmp}", "data.image_size=8"], "image_size"),
     "resume what": (GOOD, ["data.root={tmp}", "--resume", "{tmp}/nowhere"], "nowhere"),
     "other processes": (None, ["num_processes=3"], "num_processes=3"),
+    "no target": (GOOD, ["data.root={tmp}", "objective=dann"], "Give data.target_root=FOLDER"),
+    "no class in common": (
+        {**GOOD, "other/cats": 2},
+        ["data.source_root={tmp}", "data.target_root={tmp}/other", "objective=dann"],
+        "data.target_labels=none",
+    ),
+    "empty target": (
+        {**GOOD, "other": 0},
+        ["data.source_root={tmp}", "data.target_root={tmp}/other", "objective=dann"],
+        "{tmp}/other has no images",
+    ),
+    "target is the source": (
+        GOOD,
+        ["data.source_root={tmp}", "data.target_root={tmp}/val/..", "objective=dann"],
+        "is the folder of the source as well",
+    ),
+    "domain": (
+        {"art/ants": 2, "art/bees": 2, "clip/ants": 2, "clip/bees": 2},
+        ["data.root={tmp}", "data.source_domains=[arts]", "data.target_domain=clip"],
+        "Did you mean 'art'?",
+    ),
+    "target alone": (
+        {"ants": 2},
+        ["data.target_root={tmp}", "objective=dann"],
+        "Give data.source_root",
+    ),
+    "mixed target": (
+        {**GOOD, "other/ants": 2},
+        ["data.source_root={tmp}", "data.target_root={tmp}/other", "objective=dann", "mixup=0.2"],
+        "give mixup=0",
+    ),
+    "oracle without labels": (
+        {**GOOD, "other": 2},
+        ["data.source_root={tmp}", "data.target_root={tmp}/other", "best.metric=oracle/accuracy"],
+        "no images that it could be measured on",
+    ),
+    "oracle without a target": (
+        GOOD,
+        ["data.root={tmp}", "best.metric=oracle/accuracy"],
+        "no images that it could be measured on",
+    ),
+    "label-free without a target": (
+        GOOD,
+        ["data.root={tmp}", "best.metric=target/im"],
+        "no images that it could be measured on",
+    ),
+    "sampling of one domain": (
+        GOOD,
+        ["data.root={tmp}", "sampling=domains"],
+        "name them in data.source_domains",
+    ),
     "fp16 on a CPU": (GOOD, ["data.root={tmp}", "mixed_precision=fp16"], "fp16"),
 }
 
@@ -276,6 +327,22 @@ def test_bad_input_is_exit_code_2_one_clear_line_and_nothing_written(
     assert expected.replace("{tmp}", str(data)) in errors
     assert not run_dir.exists()
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_user_may_choose_the_best_by_the_labels_of_the_target_where_there_are_any(
+    gloo_workers: GlooWorkers, tmp_path: Path
+) -> None:
+    root = _folder(tmp_path / "data", {**GOOD, "other/ants": 2, "other/bees": 2})
+    common = ["model.name=squeezenet1_1", "model.weights=null", "data.image_size=32", "epochs=1",
+              f"data.source_root={root}", f"data.target_root={root / 'other'}", "data.workers=0",
+              "objective=mcc", "tracking.trackers=[jsonl]"]  # fmt: skip
+    for metric, chosen in (("auto", "target/im"), ("oracle/accuracy", "oracle/accuracy")):
+        run_dir = tmp_path / chosen.replace("/", "-")
+        own = [*common, f"best.metric={metric}", f"run_dir={run_dir}"]
+        [(code, out, errors)] = gloo_workers.run(1, call_main, own)
+        assert code == 0, errors
+        assert json.loads((run_dir / "summary.json").read_text())["best_metric"] == chosen
+        assert f"best {chosen}" in out
 
 
 NAMES = {
