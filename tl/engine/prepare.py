@@ -19,7 +19,7 @@ from tl.data.sources import open_source
 from tl.data.split import AnyImages, Source, Split, some
 from tl.engine.feature_plan import plan_features
 from tl.engine.runtime import Runtime
-from tl.errors import printable
+from tl.errors import UserError, printable
 from tl.freeze_plan import StagePlan, freeze_plan, random_and_frozen
 from tl.freezing import freeze, trainable_names
 from tl.mistakes import blamed_on
@@ -68,10 +68,17 @@ def open_images(loaded: Loaded, here: Runtime, console: ConsoleTracker) -> tuple
     Raises:
         UserError: no such source, no images, or processes that see different ones.
     """
-    config = loaded.config
+    config, chosen = loaded.config, loaded.config.model.weights
+    known = _model_folder_config(chosen).get("classes")
+    if known is None and not config.data.has_source and chosen and is_weights_path(chosen):
+        with blamed_on(loaded.origins, "model", "weights"):
+            raise UserError(
+                f"model.weights {chosen} is no folder of a run with a model in it, and without a "
+                "source the classes are those of the model. Give the folder of the run that "
+                "trained it, or data.source_root"
+            )
     with blamed_on(loaded.origins, "data"):
         index = cache_folder(config.cache) / "index"
-        known = _model_folder_config(config.model.weights).get("classes")
         source = here.first_on_each_node(
             lambda: open_source(config.data, config.seed, index, known)
         )

@@ -103,6 +103,11 @@ def open_data(asked: Request, classes: Sequence[str]) -> tuple[str, Split, Seque
     if asked.folder is not None:
         split, notes = labelled(asked.folder, classes, asked.config.data, index)
         return str(asked.folder), split, notes
+    if not asked.config.data.has_source:
+        raise UserError(
+            "the run had a target and nothing labelled, so it has no validation images. Give a "
+            "folder with a folder of images for each class"
+        )
     source = open_source(asked.config.data, asked.config.seed, index)
     return f"validation data of {source.name}", _relabelled(source, classes), source.notes
 
