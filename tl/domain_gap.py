@@ -1,6 +1,8 @@
 """How far two domains are apart as a linear classifier sees it, and features in the plane.
 
-Functions of features (N, D) and labels (N,) alone, as arrays of NumPy; all in float64.
+Functions of features (N, D) and labels (N,) alone, as arrays of NumPy; all in float64. BLAS has one
+thread: these are small matrices, and its threads spin while they wait. On two cores, both busy, 66
+features of 512 have their principal components in 0.01 s, and with two threads in 1.8 s.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 PERPLEXITY = 30.0
 """of t-SNE: about how many neighbours of a point count; less where there are few points"""
@@ -59,7 +62,8 @@ def linear_classifier(x: np.ndarray, labels: np.ndarray, balanced: bool = False)
 
     weights = "balanced" if balanced else None
     regression = LogisticRegression(class_weight=weights, max_iter=2000)
-    return make_pipeline(StandardScaler(), regression).fit(x.astype(np.float64), labels)
+    with threadpool_limits(1, "blas"):
+        return make_pipeline(StandardScaler(), regression).fit(x.astype(np.float64), labels)
 
 
 def principal_plane(x: np.ndarray) -> tuple[np.ndarray, list[float]]:
@@ -73,7 +77,8 @@ def principal_plane(x: np.ndarray) -> tuple[np.ndarray, list[float]]:
     if not x.std(0).any():
         return np.zeros((len(x), 2)), [0.0, 0.0]
     pca = PCA(2, svd_solver="full")  # no randomness
-    return pca.fit_transform(x), pca.explained_variance_ratio_.tolist()
+    with threadpool_limits(1, "blas"):
+        return pca.fit_transform(x), pca.explained_variance_ratio_.tolist()
 
 
 def neighbour_plane(x: np.ndarray, seed: int) -> np.ndarray:
@@ -88,4 +93,5 @@ def neighbour_plane(x: np.ndarray, seed: int) -> np.ndarray:
         return np.zeros((len(x), 2))
     perplexity = min(PERPLEXITY, (len(x) - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
-    return tsne.fit_transform(x.astype(np.float64)).astype(np.float64)
+    with threadpool_limits(1, "blas"):
+        return tsne.fit_transform(x.astype(np.float64)).astype(np.float64)
