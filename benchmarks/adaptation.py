@@ -30,6 +30,8 @@ ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from tl.command import let_idle_threads_sleep  # noqa: E402 - the path is known only now
+
 KEPT = ("step", "val/accuracy", "target/im", "target/snd", "target/entropy", "oracle/accuracy")
 
 
@@ -53,6 +55,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Returns the exit code: 1 if a run has failed."""
     args = arguments()
+    let_idle_threads_sleep()  # before torch is imported
     results = adaptation_table.read(args.output) or {"runs": {}, "seconds": 0.0}
     results["machine"] = machine.describe()
     runs, failed = results["runs"], 0

@@ -40,6 +40,9 @@ def carry_out(job: Job) -> dict[str, Any]:
     Raises:
         RuntimeError: a command has failed; the message has the end of what it said.
     """
+    from tl.command import let_idle_threads_sleep
+
+    let_idle_threads_sleep()  # as the commands do, before torch is imported
     import torch
 
     from launch import evaluate, interpolate, train
