@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tl.objectives import Objective
 from tl.objectives.co_tuning import CoTuning
+from tl.objectives.dann import DANN
 from tl.objectives.supervised import Supervised
 
 
@@ -118,6 +119,16 @@ class Remembers(Supervised):
 
     def forward(self, batch: dict[str, Any], progress: float) -> dict[str, Tensor]:
         self.seen += batch["id"][batch["weight"] > 0].tolist()
+        return super().forward(batch, progress)
+
+
+class Blind(DANN):
+    """DANN, and it fails if a batch of the target has anything in it that tells its classes."""
+
+    def forward(self, batch: dict[str, Any], progress: float) -> dict[str, Tensor]:
+        assert "label" in batch
+        known = {"image", "id", "round", "weight", "mate", "start", "key", "global_count"}
+        assert batch["target"].keys() <= known
         return super().forward(batch, progress)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,8 +70,9 @@ def test_the_best_is_by_the_metric_then_lower_loss_then_accuracy_then_the_earlie
     evaluations: list[dict[str, float]], best: dict[str, str], winner: int
 ) -> None:
     chosen, place = {}, -1
+    rule = Config.model_validate({"best": best}).chosen_best
     for number, new in enumerate(evaluations):
-        if is_better(new, chosen, BestConfig(**{"metric": "val/accuracy", **best})):  # type: ignore[arg-type]
+        if is_better(new, chosen, rule):
             chosen, place = new, number
     assert place == winner
 
@@ -85,6 +88,44 @@ def test_no_two_evaluations_are_each_better_than_the_other(
         best = BestConfig(metric=metric)
         assert not (is_better(of(a, b), of(c, d), best) and is_better(of(c, d), of(a, b), best))
         assert not is_better(of(a, b), of(a, b), best)
+
+
+@pytest.mark.parametrize(
+    ("data", "metric", "chosen"),
+    [
+        ({}, "auto", "val/accuracy"),
+        ({"root": "a", "source_domains": ["b", "c"]}, "auto", "val/accuracy"),
+        ({"source_root": "a", "target_root": "b"}, "auto", "target/im"),
+        ({"root": "a", "source_domains": ["b"], "target_domain": "c"}, "auto", "target/im"),
+        ({"target_root": "b"}, "auto", "target/im"),
+        ({"source_root": "a", "target_root": "b"}, "oracle/accuracy", "oracle/accuracy"),
+        ({"source_root": "a", "target_root": "b"}, "val/loss", "val/loss"),
+    ],
+)
+def test_auto_is_a_rule_that_needs_no_label_of_the_target(
+    data: dict[str, Any], metric: str, chosen: str
+) -> None:
+    config = Config.model_validate({"data": data, "best": {"metric": metric}})
+    assert config.chosen_best.metric == chosen
+    assert config.chosen_best.mode == config.best.mode
+
+
+def test_what_labels_of_the_target_say_decides_nothing_that_they_are_not_asked_for() -> None:
+    """Not between two that are alike by the metric, either."""
+    better = {"oracle/accuracy": 0.9, "oracle/loss": 0.1, "oracle/balanced_accuracy": 0.9}
+    worse = {"oracle/accuracy": 0.1, "oracle/loss": 3.0, "oracle/balanced_accuracy": 0.1}
+    same = {"target/im": 1.0, "target/snd": 2.0, "target/entropy": 0.5, **of(0.5, 1.0)}
+    for metric in ("target/im", "target/snd", "target/entropy", "val/accuracy"):
+        best = BestConfig.model_validate({"metric": metric})
+        assert not is_better({**same, **better}, {**same, **worse}, best)
+        free = {key: same[key] for key in same if key.startswith("target/")}
+        if metric.startswith("target/"):  # of a model without its source there is no more
+            assert not is_better({**free, **better}, {**free, **worse}, best)
+            less, more = sorted([free, {**free, metric: 1.5}], key=lambda n: n[metric])
+            if metric == "target/entropy":
+                less, more = more, less
+            assert is_better(more, less, best)
+            assert not is_better(less, more, best)
 
 
 @pytest.mark.parametrize("wrong", [{"patience": 0}, {"patience": -1}, {"min_delta": -0.1}])

@@ -16,7 +16,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from tl.data.images import BadImage
 from tl.data.sampler import PADDING, TrainSampler
-from tl.data.split import Split
+from tl.data.split import AnyImages, Split
 from tl.data.streams import BadImages, default_workers, open_stream
 from tl.errors import OnOneProcessError
 
@@ -45,7 +45,7 @@ def split(n: int, bad: Iterable[int] = ()) -> Split:
 
 
 def batches(
-    data: Split, keys: Iterable[list[tuple[int, int]]], workers: int = 0
+    data: AnyImages, keys: Iterable[list[tuple[int, int]]], workers: int = 0
 ) -> list[dict[str, Any]]:
     return list(
         open_stream(
@@ -70,6 +70,21 @@ def test_a_batch_holds_its_images_with_their_labels_and_ids(workers: int) -> Non
         floats, ints = torch.float32, torch.int64
         assert kinds == {"image": torch.uint8, "label": ints, "id": ints, "weight": floats}
         assert batch["image"].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_of_images_without_labels_is_the_same_but_for_these(workers: int) -> None:
+    """Padding and bad images as well: no number stands in for a label."""
+    data = split(10, bad=[3])
+    keys = [[(0, 7), (0, 3), (0, 2)], [(1, PADDING)], [(1, 3)]]
+    for batch, labelled in zip(
+        batches(data.without_labels(), keys, workers), batches(data, keys, workers), strict=True
+    ):
+        assert labelled.keys() - batch.keys() == {"label"}
+        for name, value in batch.items():
+            same = torch.equal if isinstance(value, Tensor) else lambda a, b: a == b
+            assert same(value, labelled[name]), name
+    assert not hasattr(data.without_labels().take([1, 2]), "labels")
 
 
 @settings(max_examples=80, deadline=None)

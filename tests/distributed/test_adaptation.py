@@ -26,7 +26,8 @@ from tl.tracking.jsonl import read
 PHASES = (
     "phases=["
     "{name: head, train: last_stages(2), epochs: 1},"
-    "{name: dann, train: last_stages(3), objective: dann, objective_options: {width: 8}, steps: 4},"
+    "{name: dann, train: last_stages(3), objective: outside_objectives:Blind,"
+    " objective_options: {width: 8}, steps: 4},"
     "{name: mcc, train: last_stages(2), objective: mcc, steps: 3},"
     "{name: coral, train: last_stages(2), objective: coral, objective_options: {strength: 10},"
     " steps: 2}]"

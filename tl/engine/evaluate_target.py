@@ -98,7 +98,10 @@ def evaluate_target(
     total = sums.reduce(runtime.all_reduce)
     images = int(total["images"])
     if not images:
-        raise UserError("not one image of the target could be read")
+        raise UserError(
+            "not one image of the target could be read. Look at the files named above, or give "
+            "another data.target_root"
+        )
     mean = runtime.all_reduce(mean).cpu() / images
     entropy = total["entropy"] / images
     labels: dict[str, Any] = {}
