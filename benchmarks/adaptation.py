@@ -17,7 +17,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ def main() -> int:
     """Returns the exit code: 1 if a run has failed."""
     args = arguments()
     let_idle_threads_sleep()  # before torch is imported
-    results = adaptation_table.read(args.output) or {"runs": {}, "seconds": 0.0}
+    results = adaptation_table.read(args.output) or {"runs": {}}
     results["machine"] = machine.describe()
     runs, failed = results["runs"], 0
     with tempfile.TemporaryDirectory() as made:
@@ -66,7 +65,6 @@ def main() -> int:
                     done = runs.setdefault(recipe, {}).setdefault(direction, {})
                     if str(seed) in done:
                         continue
-                    began = time.monotonic()
                     try:
                         done[str(seed)] = carry_out(args, Path(made), recipe, direction, seed)
                     except RuntimeError as error:
@@ -75,7 +73,6 @@ def main() -> int:
                         )
                         failed = 1
                         continue
-                    results["seconds"] += time.monotonic() - began
                     last = done[str(seed)]["evaluations"][-1]
                     print(
                         f"{recipe}, {direction}, seed {seed}: {last}", file=sys.stderr, flush=True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import table
@@ -66,9 +66,13 @@ def _session(results: dict[str, Any]) -> str:
     where = machine["gpu"] or f"{machine['cores']} cores of {machine['cpu']}"
     seeds = {len(s) for by_way in results["runs"].values() for s in by_way.values() if s}
     number = str(seeds.pop()) if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
+    every = [
+        run for by_way in results["runs"].values() for s in by_way.values() for run in s.values()
+    ]
+    seconds = median(run["training_seconds"] for run in every)
     return (
-        f"Accuracy on the target in percent, {number} seeds: mean (lowest to highest). All of it "
-        f"took {results['seconds'] / 60:.0f} minutes on {where}."
+        f"Accuracy on the target in percent, seeds: {number}; mean (lowest to highest). "
+        f"{len(every)} runs, whose training took {seconds:.0f} s (median) on {where}."
     )
 
 
