@@ -23,7 +23,7 @@ BEGIN, END = "<!-- adaptation:begin -->", "<!-- adaptation:end -->"
 Evaluations = Sequence[dict[str, float]]
 
 # Which evaluation of a run counts: by what looks at no label of the target, and by what does.
-RULES: dict[str, Callable[[Evaluations], dict[str, float]]] = {
+RULES: dict[str, Callable[[Evaluations], dict[str, float] | None]] = {
     "last step": lambda found: found[-1],
     "best source validation": lambda found: _highest(found, "val/accuracy"),
     "best IM": lambda found: _highest(found, "target/im"),
@@ -76,13 +76,18 @@ def _session(results: dict[str, Any]) -> str:
     )
 
 
-def _highest(found: Evaluations, key: str) -> dict[str, float]:
-    """The first of those with the highest value."""
-    return max(found, key=lambda evaluation: evaluation[key])
+def _highest(found: Evaluations, key: str) -> dict[str, float] | None:
+    """The first of those with the highest value; None if it was not measured: without a source."""
+    measured = [evaluation for evaluation in found if key in evaluation]
+    return max(measured, key=lambda evaluation: evaluation[key], default=None)
 
 
-def _accuracy(found: Evaluations) -> str:
-    values = [100 * evaluation["oracle/accuracy"] for evaluation in found]
+def _accuracy(found: Sequence[dict[str, float] | None]) -> str:
+    values = [100 * evaluation["oracle/accuracy"] for evaluation in found if evaluation]
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
     return f"{mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
