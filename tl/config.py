@@ -320,7 +320,7 @@ class DataConfig(Keys):
     any, are for reporting alone"""
     source_domains: Annotated[list[ClassName], Field(min_length=1)] | None = None
     """in place of source_root: names of folders in data.root, each a labelled domain"""
-    target_domain: str | None = None
+    target_domain: ClassName | None = None
     """in place of target_root: the name of a folder in data.root"""
     target_labels: Literal["auto", "none"] = "auto"
     """`auto`: by the names of class folders, where the target has such; `none`: it has none"""
