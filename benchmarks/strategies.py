@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import images
 import machine
+import side_by_side
+import strategy_run
 import strategy_table
 from strategy_recipes import RECIPES, SETS, Set
-from strategy_run import Job, carry_out
 
 Runs = dict[str, dict[str, dict[str, dict[str, Any]]]]
 """recipe -> data set -> seed -> what came of it"""
@@ -42,7 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", help="some of the recipes, with ; between them")
     parser.add_argument("--sets", help=f"some of {','.join(SETS)}")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N - 1, 3 if not given")
-    parser.add_argument("--at-once", type=int, default=1, help="runs side by side, 1 if not given")
+    parser.add_argument("--at-once", type=int, default=2, help="runs side by side, 2 if not given")
     parser.add_argument("more", nargs="*", help="key=value for all runs, such as epochs=1")
     args = parser.parse_args()
     args.only = args.only.split(";") if args.only else list(RECIPES)
@@ -59,36 +58,31 @@ def main() -> int:
     earlier = strategy_table.read(args.output)
     runs: Runs = earlier["runs"] if earlier else {}
     here = machine.describe()
-    failed = 0
+    more = [f"threads={side_by_side.threads(args.at_once)}", *args.more]
     with tempfile.TemporaryDirectory() as made:
         folders = {name: split(args.data, SETS[name], Path(made, name)) for name in args.sets}
         jobs = [
-            Job(recipe, name, seed, folders[name], args.weights.resolve(), Path(made), args.more)
+            strategy_run.Job(
+                recipe, name, seed, folders[name], args.weights.resolve(), Path(made), more
+            )
             for seed in range(args.seeds)
             for recipe in args.only
             for name in args.sets
             if str(seed) not in runs.get(recipe, {}).get(name, {})
         ]
         # On a CPU a process for each: the peak of its memory is then that of one run.
-        each = None if here["gpu"] else 1
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(args.at_once, spawn, max_tasks_per_child=each) as pool:
-            begun = {pool.submit(carry_out, job): job for job in jobs}
-            for task in as_completed(begun):
-                job = begun[task]
-                what = f"{job.recipe}, {job.set_name}, seed {job.seed}"
-                if error := task.exception():
-                    print(f"{what} failed: {error}", file=sys.stderr, flush=True)
-                    failed = 1
-                    continue
-                values = task.result()
-                print(f"{what}: {values}", file=sys.stderr, flush=True)
-                by_seed = runs.setdefault(job.recipe, {}).setdefault(job.set_name, {})
-                by_seed[str(job.seed)] = values
-                whole = {"machine": here, "at_once": args.at_once, "runs": runs}
-                args.output.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
+        done = 0
+        for job, found in side_by_side.carry_out(
+            strategy_run.carry_out, jobs, args.at_once, new_process_each=not here["gpu"]
+        ):
+            done += 1
+            print(f"{job}: {found}", file=sys.stderr, flush=True)
+            by_seed = runs.setdefault(job.recipe, {}).setdefault(job.set_name, {})
+            by_seed[str(job.seed)] = found
+            whole = {"machine": here, "at_once": args.at_once, "runs": runs}
+            args.output.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     print(strategy_table.render(strategy_table.read(args.output)))
-    return failed
+    return int(done < len(jobs))
 
 
 def split(data: Path, of: Set, folder: Path) -> Path:

@@ -31,7 +31,10 @@ class Job:
     made: Path
     """where the run's folder goes"""
     more: Sequence[str]
-    """key=value that go before the recipe's; how images are loaded, in the test as well"""
+    """key=value for the end of the command; how images are loaded, in the test as well"""
+
+    def __str__(self) -> str:
+        return f"{self.recipe}, {self.set_name}, seed {self.seed}"
 
 
 def carry_out(job: Job) -> dict[str, Any]:
