@@ -50,6 +50,7 @@ RECIPES: dict[str, Keys] = {
     "AFN": _of("afn"),
     "MCC": _of("mcc"),
     "CDAN+MCC": _of("cdan_mcc"),
+    "FixMatch": {**_of("fixmatch"), "cache.views": 4},  # of the strong view; 400 steps are 5 rounds
     "SHOT, without the source": {
         **_of("shot"),
         "strategy": "null",

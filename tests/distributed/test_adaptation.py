@@ -304,3 +304,27 @@ def test_labels_of_the_target_move_nothing_but_the_oracle(
         oracles.add(summary.get("oracle/loss"))
     assert len(oracles) == 3
     assert None in oracles
+
+
+def test_fixmatch_trains_on_kept_views_as_on_the_images(
+    gloo_workers: GlooWorkers, tmp_path: Path, domains: list[str]
+) -> None:
+    """The source and the weak view are without augmentation, the strong view has two forms."""
+    keys = (
+        "phases=[{name: p, train: last_stages(2), objective: fixmatch,"
+        " objective_options: {threshold: 0}, steps: 5}]",
+        "augment=none",
+        "cache.views=2",
+        "model.bottleneck=12",
+        "batch_norm=sync",
+    )
+    without = tmp_path / "without"
+    gloo_workers.run(1, run, str(without), *domains, *keys, "cache.features=false")
+    for world_size in (2, 1):
+        gloo_workers.run(world_size, run, str(tmp_path / str(world_size)), *domains, *keys)
+        assert_same_records(tmp_path / str(world_size), without)
+    # Validation, the source and the target in a plain view each, and two strong views.
+    for world_size in (2, 1):
+        kept = Path(f"{tmp_path / str(world_size)}-cache", "features").glob("*/manifest.json")
+        abouts = [json.loads(path.read_text())["about"] for path in kept]
+        assert sorted(about.get("view", -1) for about in abouts) == [-1, -1, -1, 0, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from tl.data.split import Source
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
 from tl.objectives import objective_class, why_images
+from tl.objectives.objective import Stream
 
 SUGGESTED_VIEWS = 8
 VALIDATION, TEST = "validation", "target's test"
@@ -23,8 +25,6 @@ VALIDATION, TEST = "validation", "target's test"
 class FeaturePlan:
     """What is kept of the images of a phase."""
 
-    views: int | None
-    """of each training image, round r takes number r modulo this; None: a new one in every round"""
     train: bool = False
     """the features of all that is trained on are kept"""
     val: bool = False
@@ -51,13 +51,14 @@ def plan_features(
         half: the precision is bf16 or fp16.
     """
     if not network.frozen_prefix:
-        return FeaturePlan(None)
-    views = 1 if phase.augment == "none" else cache.views
+        return FeaturePlan()
+    augments = [augment_of(phase, stream) for stream in objective_class(phase.objective).streams]
+    views = [views_of(cache, augment) for augment in augments]
     notes = []
-    if phase.augment != "none" and views:
-        notes.append(f"each training image has {views} views, which epochs take in turn")
+    if cache.views and any(augment != "none" for augment in augments):
+        notes.append(f"each training image has {cache.views} views, which epochs take in turn")
     if not cache.features:
-        return FeaturePlan(views, notes=(*notes, "features are not kept"))
+        return FeaturePlan(notes=(*notes, "features are not kept"))
     row = _row_bytes(network, preprocessing, half)
     not_features = why_images(phase)
     kept, left = set(), cache.max_bytes
@@ -66,7 +67,7 @@ def plan_features(
             continue
         size = images * row
         of_images = not_features if part.startswith("training") else ""
-        constant = not part.startswith("training") or views is not None
+        constant = not part.startswith("training") or None not in views
         if size <= left and constant and not of_images:
             kept.add(part)
             left -= size
@@ -80,16 +81,35 @@ def plan_features(
             )
         else:
             notes.append(
-                f"features of {part} images are not kept: augment={phase.augment} makes another "
+                f"features of {part} images are not kept: {_what_varies(phase)} makes another "
                 f"view in every epoch (cache.views={SUGGESTED_VIEWS} would make and keep "
                 f"{SUGGESTED_VIEWS} of each image)"
             )
     train = any(part.startswith("training") for part in kept)
-    return FeaturePlan(views, train, VALIDATION in kept, TEST in kept, tuple(notes))
+    return FeaturePlan(train, VALIDATION in kept, TEST in kept, tuple(notes))
+
+
+def augment_of(phase: Phase, stream: Stream) -> str:
+    """The augmentation of a stream of the phase's objective."""
+    return "trivial" if stream == "strong" else phase.augment
+
+
+def views_of(cache: CacheConfig, augment: str) -> int | None:
+    """How many views an image has in a phase with a frozen prefix, which rounds take in turn.
+
+    None: another one in every round.
+    """
+    return 1 if augment == "none" else cache.views
+
+
+def _what_varies(phase: Phase) -> str:
+    if phase.augment != "none":
+        return f"augment={phase.augment}"
+    return f"the strong augmentation of objective={phase.objective}"
 
 
 def _images_by_part(
-    phase: Phase, source: Source, sampler: TrainSampler, views: int | None
+    phase: Phase, source: Source, sampler: TrainSampler, views: Sequence[int | None]
 ) -> dict[str, int]:
     """How many images, each view counted, there are of what is kept together or not at all.
 
@@ -97,15 +117,15 @@ def _images_by_part(
     """
     streams, target = objective_class(phase.objective).streams, source.target
 
-    def seen(images: int, rounds: int) -> int:
-        return images * min(views or 1, rounds)
+    def seen(images: int, rounds: int, views: Iterable[int | None]) -> int:
+        return sum(images * min(of_each or 1, rounds) for of_each in views)
 
     parts = {VALIDATION: len(source.val), TEST: len(target.test) if target else 0}
-    training = seen(sampler.num_images, len(sampler.rounds()))
+    training = seen(sampler.num_images, len(sampler.rounds()), views[:1])
     name = "training" if streams[0] == "source" else "training (target)"
     if "target" in streams[1:] and target is not None:
         others = TargetSampler(sampler, len(target.images), 0)
-        training += seen(len(target.images), len(others.rounds()))
+        training += seen(len(target.images), len(others.rounds()), views[1:])
         name = "training (source and target)"
     return {**parts, name: training}
 

@@ -10,7 +10,7 @@ from tl.data.sampler import TargetSampler, TrainSampler
 from tl.data.split import AnyImages
 from tl.data.streams import Batch, Sampler
 from tl.data.transforms import View, augmented_view, plain_view
-from tl.engine.feature_plan import FeaturePlan, plan_features
+from tl.engine.feature_plan import FeaturePlan, augment_of, plan_features, views_of
 from tl.engine.features import load_or_compute
 from tl.engine.state import Run, streams_of
 from tl.objectives import objective_class
@@ -94,10 +94,12 @@ def phase_data(run: Run, index: int) -> PhaseData:
     trained = []
     sampler = run.sampler(index)
     for stream in streams:
-        augment = "trivial" if stream == "strong" else phase.augment
+        augment = augment_of(phase, stream)
         view = augmented_view(preprocessing, augment, phase.crop_scale)
         images = source.train if stream == "source" else _target_images(run)
-        part, name = Part(stream, images, view, plan.views), _NAMES[stream]
+        # Without a frozen prefix nothing is kept, and every round has a view of its own.
+        views = views_of(run.config.cache, augment) if run.network.frozen_prefix else None
+        part, name = Part(stream, images, view, views), _NAMES[stream]
         of: TrainSampler | TargetSampler = sampler
         if stream != streams[0]:
             of = run.target_sampler(index)
@@ -112,7 +114,7 @@ def phase_data(run: Run, index: int) -> PhaseData:
     return PhaseData(run, index, tuple(trained), tuple(evaluated), predicted)
 
 
-_NAMES = {"source": "training", "target": "target", "strong": "target"}
+_NAMES = {"source": "training", "target": "target", "strong": "strongly augmented target"}
 
 
 def _target_images(run: Run) -> AnyImages:

@@ -112,8 +112,6 @@ def why_images(phase: Phase) -> str:
     for key in ("mixup", "cutmix"):
         if getattr(phase, key):
             return f"{key} mixes images, not features"
-    if "strong" in objective_class(phase.objective).streams:
-        return f"objective={phase.objective} sees each image of the target in two views"
     if "images" in objective_class(phase.objective).needs:
         return f"objective={phase.objective} sends images through the pretrained network as well"
     return ""
