@@ -7,7 +7,7 @@ from typing import Any
 Keys = dict[str, Any]
 
 DIRECTIONS = {"photo to cartoon": ("photo", "cartoon"), "cartoon to photo": ("cartoon", "photo")}
-STEPS, EVERY = 400, 50
+STEPS, EVERY = 400, 100
 
 COMMON: Keys = {
     "model.name": "squeezenet1_0",
