@@ -73,6 +73,8 @@ def _session(results: dict[str, Any]) -> str:
 def _accuracy(values: Sequence[float]) -> str:
     if not values:
         return "-"
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
     return f"{mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
