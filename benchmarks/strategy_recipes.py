@@ -1,8 +1,8 @@
 """What `strategies.py` compares: each recipe is keys of a config, over those that all share.
 
 Two rates, whatever the strategy: 0.003 for a new head (AdamW), 0.0001 for pretrained layers, and
-between them for a few more parameters. With 0.0003 for all layers, seed 0 of full fine-tuning had
-0.771 on hymenoptera, with 0.0001 for all 0.856, and the head alone 0.908.
+between them for a few more parameters. With 0.0001 for all, the head too, seed 0 of full
+fine-tuning had 0.856 on hymenoptera and 0.515 on cartoon; with both rates 0.876 and 0.693.
 """
 
 from __future__ import annotations
