@@ -17,16 +17,16 @@ ROOT = Path(__file__).parents[1]
 # line only. A new one has to be given its place here.
 LAYERS = [
     {"launch"},
-    {"engine"},
+    {"engine", "slurm"},
     {"objectives", "tracking"},
     {"data", "freeze_plan"},
     {"freezing", "ema"},
     {"models", "optim", "metrics", "label_free", "transferability", "domain_gap", "lr_curve"},
-    {"config_help", "slurm"},
+    {"config_help"},
     {"arguments"},
     {"phases", "mistakes", "paths", "cache_folder", "selection"},
     {"strategies"},
-    {"config", "yaml12", "atomic", "file_lock", "command", "randomness", "heap"},
+    {"config", "yaml12", "atomic", "file_lock", "cores", "command", "randomness", "heap"},
     {"errors"},
 ]
 LAYER_OF = {unit: depth for depth, units in enumerate(LAYERS) for unit in units}

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tl.cores import cores_of_node
 from tl.data.images import BadImage, Decoded, Size
 from tl.data.sampler import PADDING, Key
 from tl.data.split import AnyImages, Split, read_shrunk
@@ -208,7 +209,7 @@ def default_workers(processes_on_node: int) -> int:
 
     0 when a process has a single core: a worker would only take turns with it.
     """
-    cores = len(os.sched_getaffinity(0)) // max(1, processes_on_node)
+    cores = cores_of_node() // max(1, processes_on_node)
     return min(16, max(0, cores - 1))
 
 

@@ -23,6 +23,7 @@ from accelerate.utils import (
 from torch import Tensor
 
 from tl.config import Config, Phase, seconds_of
+from tl.cores import cores_of_node
 from tl.engine import precision
 from tl.errors import UserError
 from tl.heap import keep_memory
@@ -213,9 +214,8 @@ def start(config: Config) -> Runtime:
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     half = precision.resolve(config.mixed_precision, launched, precision.of_hardware())
     # `accelerate launch` leaves one thread to each CPU process, whatever cores there are.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     on_node = _processes_on_node(int(os.environ.get("WORLD_SIZE", 1)))
-    threads = config.threads or max(1, (cores or 1) // on_node)
+    threads = config.threads or max(1, cores_of_node() // on_node)
     # Otherwise Accelerate warns that it chooses 1.
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     accelerator = Accelerator(
