@@ -80,6 +80,14 @@ class Float64(Supervised):
         first.register_forward_pre_hook(lambda _, inputs: tuple(x.double() for x in inputs))
 
 
+class Slow(Supervised):
+    """Each micro-batch takes a while, so that a job has steps for something to happen at."""
+
+    def forward(self, batch: dict[str, Any], progress: float) -> dict[str, Tensor]:
+        time.sleep(0.3)
+        return super().forward(batch, progress)
+
+
 class EventfulFloat64(Eventful, Float64):
     """Both."""
 
