@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "transfer a pretrained network to your images",
     "evaluate": "accuracy, loss and confusion matrix of a run's model on a folder",
     "interpolate": "weights between where a run started and where it ended (WiSE-FT)",
+    "submit": "queue a run, or a sweep of runs, as a job of Slurm",
     "predict": "classes and probabilities for images",
     "rank": "which pretrained network, or which cut of one, suits your images",
     "find-lr": "a learning rate, by raising it until the loss does",

@@ -40,12 +40,18 @@ def type_name(annotation: Any) -> str:
 
 def describe_keys() -> str:
     """Every key with its type, its default and one line, strategies and phases, for ``--help``."""
-    lines = ["keys (as key.path=value, in a YAML file, or TL_KEY__PATH in the environment):", ""]
-    for path, field in leaves(Config):
+    title = "keys (as key.path=value, in a YAML file, or TL_KEY__PATH in the environment):"
+    return "\n".join([title, "", *keys_of(Config), "", *_strategy_lines(), "", *_phase_lines()])
+
+
+def keys_of(model: type[BaseModel]) -> list[str]:
+    """Two lines for each key: its type and default, and what it means."""
+    lines = []
+    for path, field in leaves(model):
         default = yaml12.dump_inline(field.get_default(call_default_factory=True))
         lines.append(f"  {dotted(path)}: {type_name(field.annotation)} = {default}")
         lines.append(f"      {' '.join((field.description or '').split())}")
-    return "\n".join([*lines, "", *_strategy_lines(), "", *_phase_lines()])
+    return lines
 
 
 def _strategy_lines() -> list[str]:

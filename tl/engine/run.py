@@ -40,7 +40,7 @@ from tl.engine.resume import (
     roll_back,
 )
 from tl.engine.runtime import Runtime, check_batch
-from tl.engine.saving import finish_writing, make_up_best, save_start
+from tl.engine.saving import checkpoint_bytes, finish_writing, make_up_best, save_start
 from tl.engine.state import Progress, Run
 from tl.engine.stop_requests import STOP_FILE, StopRequests, deadline_of
 from tl.engine.summary import show_summary, summarize
@@ -66,7 +66,8 @@ def run(
     """Carry out a run, and return its summary (the content of ``summary.json``).
 
     Args:
-        dry_run: check everything and show the freeze plan, but neither train nor write.
+        dry_run: check everything and show the freeze plan, but neither train nor write. Returned is
+            about how large a checkpoint would be.
         resume: ``never``, ``auto`` or the folder of a run.
         shared: the runtime of an earlier run in this process, to go on with.
 
@@ -111,7 +112,7 @@ def run(
         show_plan(loaded, i, source, network, given, preprocessing, report, here, console)
     if dry_run:
         console.say("dry run: all of this checks out; nothing was trained or written")
-        return {}
+        return {"checkpoint_bytes": checkpoint_bytes(network, loaded.phases)}
 
     # From here on the run has its folder.
     lock = run_dir.Lock(folder)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from tl.config import Phase
 from tl.ema import Ema
 from tl.engine import checkpoint
 from tl.engine.state import Run
@@ -18,11 +20,26 @@ from tl.freezing import trainable_names
 from tl.metrics import Sums
 from tl.models import saved, tensor_files
 from tl.models.lora import is_lora
-from tl.models.network import head_parameters
+from tl.models.network import Network, head_parameters
 from tl.objectives import Objective
 
 START = "start"
 """the folder, in that of a run, of the model that its first phase has probed"""
+
+
+def checkpoint_bytes(network: Network, phases: Sequence[Phase]) -> int:
+    """About how large the largest checkpoint of a run is: weights, averages, moments.
+
+    What an objective has of its own, such as a discriminator, is not counted.
+    """
+    tensors = network.model.state_dict()
+    size = {name: tensor.nbytes for name, tensor in tensors.items()}
+    largest = 0
+    for phase in phases:
+        trains = sum(size[name] for name in trainable_names(network, phase.train))
+        moments = 2 if phase.optimizer.name == "adamw" else 1
+        largest = max(largest, (moments + (phase.ema is not None)) * trains)
+    return sum(size.values()) + largest
 
 
 def save_checkpoint(
