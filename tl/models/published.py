@@ -13,7 +13,7 @@ from torchvision import models as tv
 from torchvision.models import WeightsEnum
 
 from tl.errors import UserError, unknown
-from tl.models import timm_models, weight_files
+from tl.models import pins, timm_models, weight_files
 from tl.models.zoo import check_architecture
 from tl.paths import is_weights_path
 
@@ -40,23 +40,40 @@ def cache_file(architecture: str, weights: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
 
 
-def is_cached(architecture: str, weights: str | None) -> bool:
-    """Whether ``weights`` can be loaded without a download; true for None and for paths.
-
-    It may be false for weights of timm that are there: a download then finds them.
-    """
-    if weights is None or is_weights_path(weights):
-        return True
+def kept_file(architecture: str, weights: str) -> Path | None:
+    """The file of published weights that is loaded without a download; None: it is not here."""
     if not timm_models.is_timm(architecture):
-        return cache_file(architecture, weights).is_file()
+        file = cache_file(architecture, weights)
+        return file if file.is_file() else None
     _check_timm_name(architecture, weights)
-    config = timm_models.pretrained_config(architecture)
-    if not config.get("hf_hub_id"):
-        return False
+    return _timm_file(timm_models.pretrained_config(architecture))
+
+
+def _timm_file(config: dict[str, Any]) -> Path | None:
+    """Where the Hub's library, or torch.hub, keeps what a config of timm's is about."""
+    if not (hub := config.get("hf_hub_id")):
+        name = Path(urlparse(config.get("url") or "").path).name
+        file = Path(torch.hub.get_dir()) / "checkpoints" / name
+        return file if name and file.is_file() else None
     from huggingface_hub import try_to_load_from_cache  # a dependency of timm
 
-    name = config.get("hf_hub_filename") or "model.safetensors"
-    return isinstance(try_to_load_from_cache(config["hf_hub_id"], name), str)
+    repository, _, revision = hub.partition("@")
+    given = config.get("hf_hub_filename") or "pytorch_model.bin"
+    # In the order in which timm looks for them.
+    safe = ["model.safetensors"] if given == "pytorch_model.bin" else []
+    safe += [f"{given[:-4]}.safetensors"] if given.endswith(".bin") else []
+    for name in [*safe, given]:
+        found = try_to_load_from_cache(repository, name, revision=revision or None)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def is_cached(architecture: str, weights: str | None) -> bool:
+    """Whether ``weights`` can be loaded without a download; true for None and for paths."""
+    if weights is None or is_weights_path(weights):
+        return True
+    return kept_file(architecture, weights) is not None
 
 
 def download(architecture: str, weights: str | None) -> None:
@@ -75,7 +92,8 @@ def fetch(architecture: str, weights: str, arguments: dict[str, Any]) -> dict[st
     """Names and tensors of published weights, from the cache or else downloaded into it.
 
     ``arguments`` are the network's: timm fits weights to an image size itself. Raises UserError if
-    there are no such weights, or if they cannot be downloaded.
+    there are no such weights, if they cannot be downloaded, or if they are not what was pinned
+    (`tl.models.pins`).
     """
     if timm_models.is_timm(architecture):
         _check_timm_name(architecture, weights)
@@ -90,7 +108,9 @@ def fetch(architecture: str, weights: str, arguments: dict[str, Any]) -> dict[st
             raise not_downloaded(architecture, weights, str(error)) from error
         except RuntimeError as error:  # torch.hub's "invalid hash value": cut short or altered
             raise not_downloaded(architecture, weights, str(error)) from error
+        pins.check(file)
         return weight_files.state_dict(state, chosen.url)
+    pins.check(file)
     return weight_files.read(file)
 
 
@@ -138,6 +158,10 @@ def _fetch_timm(architecture: str, arguments: dict[str, Any]) -> dict[str, Tenso
     # With the classes, channels and stages that the weights have: load makes them fit.
     ours = ("num_classes", "in_channels", "kept_stages", "bottleneck")
     keywords = {key: value for key, value in arguments.items() if key not in ours}
+    file = _timm_file(config)
+    if file is not None and pins.check(file) and not config.get("custom_load"):
+        # The very file that was pinned: the Hub may have another one by now.
+        keywords["pretrained_cfg_overlay"] = {"file": str(file)}
     try:
         # timm reads a Hub's .bin file with weights_only=True, and safetensors where there are any.
         model = timm.create_model(name, pretrained=True, **keywords)
@@ -146,4 +170,6 @@ def _fetch_timm(architecture: str, arguments: dict[str, Any]) -> dict[str, Tenso
         raise not_downloaded(
             architecture, "DEFAULT", reason[0] if reason else type(error).__name__
         ) from error
+    if file is None and (file := _timm_file(config)) is not None:
+        pins.check(file)  # there may be a pin from when it was here before
     return dict(model.state_dict())
