@@ -16,6 +16,7 @@ COMMANDS = {
     "rank": "which pretrained network, or which cut of one, suits your images",
     "find-lr": "a learning rate, by raising it until the loss does",
     "map": "pictures of two domains before and after adaptation",
+    "doctor": "what this machine, or each node of a job, lacks to run, and how to mend it",
     "prefetch": "fetch the weights of a config, and pin them, for nodes without a network",
     "cache": "list or clear the features that runs keep",
     "sync": "send what Weights & Biases lacks of a run's record",

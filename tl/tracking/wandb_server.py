@@ -31,6 +31,10 @@ class ServerError(UserError):
     """The server cannot be reached, or will not talk to us."""
 
 
+class KeyRefused(ServerError):
+    """The server does not know the key."""
+
+
 @dataclass(frozen=True)
 class OnServer:
     """What there is of a run."""
@@ -59,6 +63,18 @@ def ask(server: str, key: str, place: dict[str, Any], seconds: float) -> OnServe
     raise ServerError(what)
 
 
+def answers(url: str, seconds: float) -> bool:
+    """Whether the server of ``url`` answers at all, with an error or without."""
+    request = urllib.request.Request(url, headers={"User-Agent": "transfer-launcher"})
+    try:
+        _opener(request.host).open(request, timeout=seconds).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def _read(run: dict[str, Any]) -> OnServer:
     rows = [json.loads(row) for row in json.loads(run["historyTail"] or "[]")]
     positions = [row["_step"] for row in rows if "_step" in row]
@@ -82,8 +98,8 @@ def _exchange(server: str, key: str, place: dict[str, Any], seconds: float) -> A
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             what = f"refuses the key ({error.code} {error.reason}); {LOG_IN}"
-        else:
-            what = f"answers {error.code} {error.reason}. Try again later."
+            raise KeyRefused(f"W&B at {server} {what}") from None
+        what = f"answers {error.code} {error.reason}. Try again later."
     except OSError as error:
         what = f"cannot be reached ({getattr(error, 'reason', error)}). Try again when it can."
     except ValueError:
