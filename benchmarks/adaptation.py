@@ -1,11 +1,11 @@
-"""Domain adaptation, every method both ways: what the README's table of it comes from.
+"""Domain adaptation, every method both ways: what benchmarks/adaptation.md comes from.
 
     python benchmarks/adaptation.py --data PACS --weights FILE [--only NAME;...] [--seeds N]
 
 PACS has photo/ and cartoon/, FILE is SqueezeNet 1.0's ImageNet state_dict. What is compared is in
 `adaptation_recipes.py`. All but the last fire module, a bottleneck and the head is frozen, so its
 features are computed once for all runs. Runs that benchmarks/adaptation.json has are not done
-again; ``python benchmarks/adaptation_table.py`` then brings the README up to date.
+again; ``python benchmarks/adaptation_table.py`` then brings that page up to date.
 """
 
 from __future__ import annotations

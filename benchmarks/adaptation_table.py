@@ -1,8 +1,8 @@
-"""The README's table of domain adaptation, made from benchmarks/adaptation.json.
+"""The tables of benchmarks/adaptation.md, made from benchmarks/adaptation.json.
 
     python benchmarks/adaptation_table.py
 
-writes it between its two markers in README.md.
+writes them between the two markers there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 import table
 from adaptation_recipes import DIRECTIONS, RECIPES
 
-RESULTS = table.ROOT / "benchmarks" / "adaptation.json"
+PAGE = table.ROOT / "benchmarks" / "adaptation.md"
+RESULTS = PAGE.with_suffix(".json")
 NOTHING = "Not measured yet: `python benchmarks/adaptation.py` does so."
 BEGIN, END = "<!-- adaptation:begin -->", "<!-- adaptation:end -->"
 
@@ -33,10 +34,9 @@ RULES: dict[str, Callable[[Evaluations], dict[str, float] | None]] = {
 
 
 def main() -> None:
-    """Bring the README up to date."""
-    text = table.README.read_text("utf-8")
-    made = table.with_table(text, render(read()), BEGIN, END)
-    table.README.write_text(made, "utf-8")
+    """Bring the page up to date."""
+    text = PAGE.read_text("utf-8")
+    PAGE.write_text(table.with_table(text, render(read()), BEGIN, END), "utf-8")
 
 
 def read(path: Path = RESULTS) -> dict[str, Any] | None:

@@ -5,7 +5,8 @@
 FOLDER has train/ and val/ (hymenoptera), FILE is a state_dict of the network for 1000 classes. What
 is measured in each part is said in `parts.py`, the peers are in `peers/`, and what is to be reached
 is in `targets.py`. Results go to benchmarks/results.json, part by part; of a file that is there
-already the other parts are kept. ``python benchmarks/table.py`` then brings the README up to date.
+already the other parts are kept. ``python benchmarks/table.py`` then brings benchmarks/speed.md up
+to date.
 
 ``--quick`` shows in a few minutes that all of it works, on images that it makes.
 """

@@ -1,4 +1,4 @@
-"""The README's table of hymenoptera: each recipe, with several seeds, on one and two processes.
+"""The table of hymenoptera.md: each recipe, with several seeds, on one and two processes.
 
     python benchmarks/hymenoptera.py DATA WEIGHTS OUTPUT
 

@@ -1,11 +1,11 @@
-"""Every strategy on few labels: what the README's table of strategies comes from.
+"""Every strategy on few labels: what benchmarks/strategies.md comes from.
 
     python benchmarks/strategies.py --data DATA --weights FILE [--only NAME;...] [--sets NAME,...]
 
 DATA has hymenoptera/ (with train/ and val/) and pacs/cartoon/, FILE is SqueezeNet 1.0's ImageNet
 state_dict. What is compared is in `strategy_recipes.py`. Runs that benchmarks/strategies.json has
 are not done again, so it can be stopped and gone on with; ``python benchmarks/strategy_table.py``
-then brings the README up to date.
+then brings that page up to date.
 
 The accuracy is that of the last step's model on images that had no say in the training: no best
 epoch is chosen on them.

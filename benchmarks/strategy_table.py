@@ -1,8 +1,8 @@
-"""The README's table of strategies, made from benchmarks/strategies.json.
+"""The table of benchmarks/strategies.md, made from benchmarks/strategies.json.
 
     python benchmarks/strategy_table.py
 
-writes it between its two markers in README.md.
+writes it between the two markers there.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 import table
 from strategy_recipes import RECIPES, SETS
 
-RESULTS = table.ROOT / "benchmarks" / "strategies.json"
+PAGE = table.ROOT / "benchmarks" / "strategies.md"
+RESULTS = PAGE.with_suffix(".json")
 NOTHING = "Not measured yet: `python benchmarks/strategies.py` does so, in some hours on two cores."
 BEGIN, END = "<!-- strategies:begin -->", "<!-- strategies:end -->"
 
 
 def main() -> None:
-    """Bring the README up to date."""
-    text = table.README.read_text("utf-8")
-    made = table.with_table(text, render(read()), BEGIN, END)
-    table.README.write_text(made, "utf-8")
+    """Bring the page up to date."""
+    text = PAGE.read_text("utf-8")
+    PAGE.write_text(table.with_table(text, render(read()), BEGIN, END), "utf-8")
 
 
 def read(path: Path = RESULTS) -> dict[str, Any] | None:

@@ -1,9 +1,9 @@
-"""The README's table, made from benchmarks/results.json.
+"""The tables of benchmarks/speed.md, made from benchmarks/results.json.
 
     python benchmarks/table.py
 
-writes it between the two markers in README.md. `render` makes the text, which `compare.py` prints
-as well.
+writes them between the two markers there. `render` makes the text, which `compare.py` prints as
+well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results.json"
+PAGE, RESULTS = ROOT / "benchmarks" / "speed.md", ROOT / "benchmarks" / "results.json"
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 NOTHING = "Not measured yet: `python benchmarks/compare.py` does so."
 
@@ -29,9 +29,9 @@ UNITS = {
 
 
 def main() -> None:
-    """Bring the README up to date."""
-    text = README.read_text("utf-8")
-    README.write_text(with_table(text, render(read()), BEGIN, END), "utf-8")
+    """Bring the page up to date."""
+    text = PAGE.read_text("utf-8")
+    PAGE.write_text(with_table(text, render(read()), BEGIN, END), "utf-8")
 
 
 def read(path: Path = RESULTS) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The README's table is what was measured, and the harness that measures works."""
+"""The tables of benchmarks/ are what was measured, and the harness that measures works."""
 
 from __future__ import annotations
 
@@ -44,29 +44,12 @@ def benchmark() -> Iterator[Callable[[str], ModuleType]]:
         del sys.modules[name]
 
 
-def test_the_readmes_table_is_made_from_the_committed_results(benchmark) -> None:
-    table = benchmark("table")
-    text = (ROOT / "README.md").read_text("utf-8")
-    made = table.with_table(text, table.render(table.read()), table.BEGIN, table.END)
-    assert text == made, "run `python benchmarks/table.py`"
-
-
-def test_the_readmes_table_of_strategies_is_made_from_the_committed_results(benchmark) -> None:
-    table, of_strategies = benchmark("table"), benchmark("strategy_table")
-    text, shown = (
-        (ROOT / "README.md").read_text("utf-8"),
-        of_strategies.render(of_strategies.read()),
-    )
-    made = table.with_table(text, shown, of_strategies.BEGIN, of_strategies.END)
-    assert text == made, "run `python benchmarks/strategy_table.py`"
-
-
-def test_the_readmes_tables_of_adaptation_are_made_from_the_committed_results(benchmark) -> None:
-    table, of_adaptation = benchmark("table"), benchmark("adaptation_table")
-    text = (ROOT / "README.md").read_text("utf-8")
-    shown = of_adaptation.render(of_adaptation.read())
-    made = table.with_table(text, shown, of_adaptation.BEGIN, of_adaptation.END)
-    assert text == made, "run `python benchmarks/adaptation_table.py`"
+@pytest.mark.parametrize("script", ["table", "strategy_table", "adaptation_table"])
+def test_a_table_is_made_from_the_committed_results(benchmark, script: str) -> None:
+    table, of = benchmark("table"), benchmark(script)
+    text = of.PAGE.read_text("utf-8")
+    made = table.with_table(text, of.render(of.read()), of.BEGIN, of.END)
+    assert text == made, f"run `python benchmarks/{script}.py`"
 
 
 def test_an_evaluation_is_chosen_by_the_rule_and_reported_by_the_targets_labels(benchmark) -> None:
@@ -127,7 +110,7 @@ def test_few_images_of_each_class_are_taken_and_all_others_are_left_to_test_on(
 def test_the_committed_results_are_of_no_quick_run_and_judged_by_todays_targets(benchmark) -> None:
     results, targets = benchmark("table").read(), benchmark("targets")
     if results is None:
-        assert "Not measured yet" in (ROOT / "README.md").read_text("utf-8")
+        assert "Not measured yet" in benchmark("table").PAGE.read_text("utf-8")
         return
     assert results["quick"] is False
     ratios: dict = {}

@@ -1,17 +1,24 @@
-"""The keys shown to people and editors: ``--help``, ``--print-config``, a JSON schema."""
+"""The keys shown to people and editors: ``--help``, ``--print-config``, a JSON schema, a page.
+
+    python -m tl.config_help > docs/keys.md
+
+brings the page up to date.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import types
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from tl import yaml12
 from tl.arguments import Loaded
-from tl.config import Config, Phase, Training
+from tl.config import Config, GraftConfig, Phase, Training
 from tl.mistakes import dotted, leaves
 from tl.phases import STRATEGIES
 from tl.yaml12 import KeyPath
@@ -148,3 +155,77 @@ def json_schema() -> str:
     schema = Config.model_json_schema()
     schema["$defs"]["Phase"]["required"] = ["train"]  # a phase without a name is given one
     return json.dumps(schema, indent=2)
+
+
+PAGE = """\
+# All keys
+
+*Made by `python -m tl.config_help > docs/keys.md` from `tl/config/`; a test compares.*
+
+Each can be set in a YAML file, in the environment (`TL_OPTIMIZER__LR=0.01`) or on the command line
+(`optimizer.lr=0.01`), the later before the earlier, and all before the defaults that are shown.
+Values are YAML. An unknown key or name is an error that offers the nearest one. `tl train --help`
+has this in the terminal, `tl train --print-schema` for an editor; `--print-config` shows what a run
+would get, and from where."""
+SECTIONS = {
+    "Training": "Of the run, or of a phase: what a phase does not give is as at the top level.",
+    "The run": "",
+    "data": "",
+    "model": "",
+    "tracking": "",
+    "checkpoint": "",
+    "cache": "",
+    "Phases": "Each item of `phases` has these, and any key of training.",
+    "Grafts": "Each item of `model.reuse.graft` has these.",
+}
+
+
+def markdown_page() -> str:
+    """docs/keys.md: a table for each group of keys, then what `strategy` takes."""
+    training = {path for path, _ in leaves(Training)}
+    tables: dict[str, list[str]] = {section: [] for section in SECTIONS}
+    for path, field in leaves(Config):
+        group = path[0] if path[0] in SECTIONS else "The run"
+        tables["Training" if path in training else str(group)].append(_row(dotted(path), field))
+    own = {("name",): "phase1, phase2, …", ("train",): None}
+    tables["Phases"] = [
+        _row(dotted(path), field, own[path]) for path, field in leaves(Phase) if path in own
+    ]
+    tables["Grafts"] = [_row(dotted(path).rstrip("_"), f) for path, f in leaves(GraftConfig)]
+    blocks = [PAGE]
+    for section, rows in tables.items():
+        title = f"`{section}`" if section.islower() else section
+        head = "| key | type | default | |\n|---|---|---|---|"
+        blocks += [f"## {title}", *filter(None, [SECTIONS[section]]), "\n".join([head, *rows])]
+    blocks += [
+        "## Strategies",
+        "`strategy=NAME`, or `package.module:name` of your own.",
+        _bullets(),
+    ]
+    return "\n\n".join(blocks)
+
+
+def _row(key: str, field: FieldInfo, default: str | None = "") -> str:
+    if default == "":
+        value = field.get_default(call_default_factory=True)
+        default = None if field.is_required() else yaml12.dump_inline(value)
+    shown = "required" if default is None else f"`{default}`"
+    meaning = " ".join((field.description or "").split())
+    cells = [f"`{key}`", f"`{type_name(field.annotation)}`", shown, _outside_code(meaning)]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _outside_code(text: str) -> str:
+    """``text`` with what Markdown would take for its own signs marked, but not in its code."""
+    parts = re.split("(`[^`]*`)", text)
+    return "".join(p if p.startswith("`") else re.sub(r"([*_<>\\])", r"\\\1", p) for p in parts)
+
+
+def _bullets() -> str:
+    said = [(strategy.__doc__ or name).splitlines()[0] for name, strategy in STRATEGIES.items()]
+    pairs = (line.partition(": ")[::2] for line in said)
+    return "\n".join(f"- `{how}`: {_outside_code(what)}" for how, what in pairs)
+
+
+if __name__ == "__main__":
+    print(markdown_page())
