@@ -44,19 +44,26 @@ SECONDS = 250
 
 
 def write_images(folder: Path, number: int, color: int = 0) -> None:
-    """PNG files of noise and some colour."""
+    """JPEG files of noise and some colour."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     for i in range(number):
         pixels = random.integers(0, 128, (80, 64, 3), dtype=np.uint8)
         pixels[..., color] += 127
-        Image.fromarray(pixels).save(folder / f"{i}.png")
+        Image.fromarray(pixels).save(folder / f"{i}.jpg")
 
 
 def labelled(folder: Path) -> None:
     for part in ("train", "val"):
         for color, name in enumerate(("ants", "bees")):
             write_images(folder / part / name, 6, color)
+
+
+def photos(folder: Path) -> None:
+    """Some in folders of classes, some in no class."""
+    write_images(folder, 2)
+    for color, name in enumerate(("ants", "bees")):
+        write_images(folder / name, 10, color)
 
 
 def unlabelled(folder: Path) -> None:
@@ -80,7 +87,7 @@ PLACEHOLDERS: dict[str, Callable[[Path], None]] = {
     "UNLABELLED": unlabelled,
     "drawings": unlabelled,
     "photo.jpg": image,
-    "photos": labelled,
+    "photos": photos,
 }
 RUN = re.compile(r"(?:RUN|RUN_DIR|runs/[\w.-]+(?:/[\w.-]+)?)")
 ADAPTED = "runs/adapted"
@@ -118,7 +125,9 @@ class Shell:
         words = re.split(r"[\s'\"\\=,]+", block)
         made = set(re.findall(r"(?:run_dir=|--(?:save|output)[ =])([\w./-]+)", block))
         within = tuple(f"{name}/" for name in made)
-        found = [w for w in words if w in PLACEHOLDERS or RUN.fullmatch(w)]
+        first = [word.partition("/")[0] for word in words]
+        found = [name for name in first if name in PLACEHOLDERS]
+        found += [word for word in words if RUN.fullmatch(word)]
         return [
             name
             for name in dict.fromkeys(found)

@@ -5,11 +5,12 @@ A page's blocks are run in their order, as a reader would follow it: see `shell`
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from blocks import COMMAND, CONFIGS, PAGES, blocks_of, header_block, name_of
+from blocks import COMMAND, CONFIGS, PAGES, ROOT, blocks_of, header_block, name_of
 from shell import Shell
 
 
@@ -31,6 +32,16 @@ def test_a_command_stands_in_a_block_that_is_run(page: Path) -> None:
         if block.language != "bash":
             hidden = [line for line in block.text.splitlines() if COMMAND.match(line)]
             assert not hidden, f"{name_of(page)}:{block.line}: begin the block with ```bash"
+
+
+@pytest.mark.slow
+def test_the_guide_works_with_the_commands_themselves(open_shell: Callable[[], Shell]) -> None:
+    shell = open_shell()
+    shell.environ = {**shell.environ, "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    for block in blocks_of(ROOT / "docs" / "guide.md"):
+        if block.language == "bash":
+            done = shell.run(block.text)
+            assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.mark.slow
