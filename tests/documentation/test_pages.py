@@ -47,6 +47,12 @@ def test_a_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> None
             assert not anchor or anchor in anchors_of(there), target
 
 
+def test_every_page_of_docs_is_linked_from_the_readme() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    pages = [name_of(page) for page in (ROOT / "docs").glob("*.md")]
+    assert not [page for page in pages if f"]({page})" not in text]
+
+
 @pytest.mark.parametrize("page", ALL, ids=name_of)
 def test_a_file_that_is_named_is_there(page: Path) -> None:
     named = r"`((?:configs|benchmarks|docs|launch|slurm|tests|tl)/[\w./]+)`"
