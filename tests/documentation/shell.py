@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +78,11 @@ def config(file: Path) -> None:
     shutil.copy(ROOT / "configs" / "finetune.yaml", file)
 
 
+def write_weights(architecture: str, file: Path) -> None:
+    """Of the kind that is published, but random."""
+    torch.save(models.get_model(architecture, weights=None).state_dict(), file)
+
+
 PLACEHOLDERS: dict[str, Callable[[Path], None]] = {
     "CONFIG.yaml": config,
     "FOLDER": labelled,
@@ -88,6 +93,7 @@ PLACEHOLDERS: dict[str, Callable[[Path], None]] = {
     "drawings": unlabelled,
     "photo.jpg": image,
     "photos": photos,
+    "squeezenet1_0-imagenet.pth": lambda file: write_weights("squeezenet1_0", file),
 }
 RUN = re.compile(r"(?:RUN|RUN_DIR|runs/[\w.-]+(?:/[\w.-]+)?)")
 ADAPTED = "runs/adapted"
@@ -102,7 +108,6 @@ class Shell:
     environ: dict[str, str]
     trained: Path
     """where runs are trained that are copied into the folder"""
-    made: set[str] = field(default_factory=set)
 
     def run(self, block: str) -> subprocess.CompletedProcess[str]:
         """The block by bash, which stops at the first command that fails."""
@@ -140,21 +145,23 @@ class Shell:
         ]
 
     def make(self, name: str) -> None:
+        """What is called so; runs are trained once for all shells, in two phases."""
         if not RUN.fullmatch(name):
             PLACEHOLDERS[name](self.folder / name)
             return
-        # A run of two phases, and so with start/ in it.
-        kind = "adapted" if name == ADAPTED else "run"
-        if not (self.trained / kind).exists():
-            for word in {"FOLDER", "UNLABELLED"}:
+        # Below runs/ the network of the README's commands; others are weights of SMALL's networks.
+        keys = "model.name=resnet18 " if name.startswith("runs/") else ""
+        keys += "data.target_root=UNLABELLED " if name == ADAPTED else ""
+        run = self.trained / (keys.translate(str.maketrans("=. ", "___")) or "run")
+        if not run.exists():
+            for word in ("FOLDER", "UNLABELLED"):
                 if not (self.trained / word).exists():
                     PLACEHOLDERS[word](self.trained / word)
-            target = " data.target_root=UNLABELLED" if kind == "adapted" else ""
-            keys = f"strategy=lp_ft data.root=FOLDER{target} run_dir={kind}"
-            done = self.bash(f"tl train {keys}", self.trained)
+            command = f"tl train strategy=lp_ft data.root=FOLDER {keys} run_dir={run.name}"
+            done = self.bash(command, self.trained)
             assert done.returncode == 0, done.stdout + done.stderr
         (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(self.trained / kind, self.folder / name)
+        shutil.copytree(run, self.folder / name)
 
 
 def open_folder(folder: Path) -> Path:
@@ -179,7 +186,7 @@ def environment(place: Path, socket: Path) -> dict[str, str]:
     weights.mkdir(parents=True)
     for name in PUBLISHED:
         url = models.get_model_weights(name).DEFAULT.url
-        torch.save(models.get_model(name, weights=None).state_dict(), weights / Path(url).name)
+        write_weights(name, weights / Path(url).name)
     named = ("ATEN_CPU_CAPABILITY", "OMP_WAIT_POLICY")
     kept = {name: os.environ[name] for name in named if name in os.environ}
     return {
