@@ -10,6 +10,7 @@ from tl.errors import did_you_mean
 COMMANDS = {
     "train": "transfer a pretrained network to your images",
     "evaluate": "accuracy, loss and confusion matrix of a run's model on a folder",
+    "report": "a page on a run, or on several side by side",
     "interpolate": "weights between where a run started and where it ended (WiSE-FT)",
     "submit": "queue a run, or a sweep of runs, as a job of Slurm",
     "predict": "classes and probabilities for images",

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"launch"},
     {"engine", "slurm"},
+    {"report"},
     {"objectives", "tracking"},
     {"data", "freeze_plan"},
     {"freezing", "ema"},

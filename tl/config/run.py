@@ -40,6 +40,9 @@ class TrackingConfig(Keys):
     """steps between two lines of training metrics"""
     trackers: list[str] = ["jsonl", "wandb", "console"]
     """where metrics go: names, or package.module:name of your own"""
+    report: bool = True
+    """write report.html into run_dir, at the end and now and then while the run goes on; what
+    `tl report` needs besides is kept in report/"""
     wandb: WandbConfig = WandbConfig()
 
 

@@ -16,6 +16,7 @@ from tl.errors import UserError
 from tl.metrics import Confusion, Sums, balanced_accuracy, macro_f1
 from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
+from tl.report.seen import Watch
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def evaluate(
     num_classes: int,
     bad_images: BadImages,
     stops: Callable[[], bool] = lambda: False,
+    watch: Watch | None = None,
 ) -> Evaluation | None:
     """Loss, accuracy and confusion matrix of ``network`` over ``stream``, in eval mode.
 
@@ -56,6 +58,7 @@ def evaluate(
     Args:
         stops: asked between two batches, of which all processes have as many; if it says so on
             all of them the evaluation ends there, and None is returned.
+        watch: is shown every batch.
 
     Raises:
         UserError: a bad image, or not one image that can be read.
@@ -69,6 +72,7 @@ def evaluate(
             network.train(was_training)
             return None
         bad_images.meet(batch["bad"])
+        ids = batch["id"]
         batch = to_network(batch, runtime.device, preprocessing)
         with runtime.accelerator.autocast():
             logits = network(batch["image"], batch["start"])
@@ -80,6 +84,8 @@ def evaluate(
             images=batch["weight"].sum(),
         )
         confusion.add(batch["label"], predictions, batch["weight"])
+        if watch is not None:
+            watch.add(ids, batch["label"], logits, batch["weight"])
     network.train(was_training)
     total = sums.reduce(runtime.all_reduce)
     if not total["images"]:

@@ -83,7 +83,8 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
     parameters = [parameter for _, parameter in objective.trained_parameters()]
 
     # On which data.
-    data = phase_data(run, index)
+    with run.report.times.of("features"):
+        data = phase_data(run, index)
     micro_batches = iter(data.training(sampler))
     validation = data.validation()
 
@@ -126,7 +127,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
             )
         stopwatch.stop()
         if due and not agreement.stop:
-            with ema.in_place():
+            with ema.in_place(), run.report.times.of("evaluation"):
                 saves |= validate(run, validation, where, policy)
         at_its_end = step == total_steps or run.ends_early
         if not (at_its_end or agreement.stop):
@@ -138,7 +139,8 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
                 assert_unchanged(progress.frozen, frozen_digests(network), phase.name)
                 ema.keep()  # the next phase gets the network that was evaluated,
                 network.merge()  # and a plain one
-            save_checkpoint(run, objective, optimizer, ema, sums, phase_ends)
+            with run.report.times.of("checkpoint"):
+                save_checkpoint(run, objective, optimizer, ema, sums, phase_ends)
             agreement.save = False
         if agreement.stop and not run.is_over:
             finish_writing(run, last_checkpoint=True)

@@ -177,8 +177,8 @@ def show_plan(
     report: LoadReport,
     here: Runtime,
     console: ConsoleTracker,
-) -> None:
-    """Set a phase up, show its freeze plan, and say what about it is rarely meant.
+) -> list[StagePlan]:
+    """Set a phase up, show its freeze plan and return it, and say what about it is rarely meant.
 
     Raises:
         UserError: the phase names a part that the network does not have.
@@ -221,6 +221,7 @@ def show_plan(
             "of each process, so losses depend on the number of processes"
         )
     console.say("")
+    return rows
 
 
 def _plan_table(title: str, rows: list[StagePlan]) -> Table:

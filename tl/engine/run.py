@@ -19,7 +19,7 @@ from tl.command import DONE, FAILURE, PREEMPTED, exit_code_of
 from tl.config import Config, TrackingConfig, seconds_of
 from tl.data.class_sampling import check_sampling
 from tl.data.streams import BadImages, default_workers
-from tl.engine import run_dir, runtime, strategy
+from tl.engine import reporting, run_dir, runtime, strategy
 from tl.engine.agreement import Agreement
 from tl.engine.domain_rules import check_domains, check_head
 from tl.engine.given import given_for
@@ -104,12 +104,14 @@ def run(
     check_domains(loaded, source)
     check_head(loaded, network, report)
     given = here.on_all(lambda: given_for(loaded, source, network))
+    plans = []
     for i, phase in enumerate(loaded.phases):
         with blamed_on(loaded.origins, "phases", i, "sampling"):
             check_sampling(phase.sampling, source)
         with blamed_on(loaded.origins, "phases", i, "train"):
             trainable_names(network, phase.train)
-        show_plan(loaded, i, source, network, given, preprocessing, report, here, console)
+        arguments = (source, network, given, preprocessing, report, here, console)
+        plans.append(show_plan(loaded, i, *arguments))
     if dry_run:
         console.say("dry run: all of this checks out; nothing was trained or written")
         return {"checkpoint_bytes": checkpoint_bytes(network, loaded.phases)}
@@ -162,6 +164,7 @@ def run(
         check_length(this)
         run_id = here.on_main(lambda: run_dir.claim(folder, loaded))
         here.on_main(lambda: strategy.record(folder, loaded))
+        reporting.begin(this, plans)
         return carry_out(this, run_id, tensors)
     finally:
         lock.release()
@@ -278,11 +281,13 @@ def _recorded(this: Run, run_id: str, resumed: bool) -> Iterator[dict[str, Any]]
             write_status(folder, "preempted", progress.step, PREEMPTED, str(stopped))
             this.stop_requests.forget_file()
         this.trackers.finish(summary, "preempted")
+        reporting.finish(this, in_a_hurry=True)
         # A launcher that sees one process end with an error ends the others: so all end together.
         this.runtime.wait()
         raise
     except PeerFailed:
         this.trackers.finish(summary, "failed")
+        reporting.finish(this, in_a_hurry=True)
         raise
     except BaseException as error:
         with contextlib.suppress(OSError, UserError):  # the error itself matters more
@@ -293,8 +298,10 @@ def _recorded(this: Run, run_id: str, resumed: bool) -> Iterator[dict[str, Any]]
                 message = "interrupted" if interrupted else f"{kind}{error}"
                 write_status(folder, "failed", progress.step, exit_code_of(error), message)
         this.trackers.finish(summary, "failed")
+        reporting.finish(this, in_a_hurry=True)
         raise
     if this.runtime.is_main:
         write_status(folder, "done", progress.step, DONE)
         this.stop_requests.forget_file()  # it has come too late
+        reporting.finish(this)
     this.runtime.wait()

@@ -28,6 +28,7 @@ from tl.models.network import Network
 from tl.models.preprocessing import Preprocessing
 from tl.objectives import objective_class
 from tl.objectives.objective import Given, Stream
+from tl.report.live import Live
 from tl.tracking.console import ConsoleTracker
 from tl.tracking.status import LiveStatus
 from tl.tracking.trackers import Trackers
@@ -174,6 +175,8 @@ class Run:
     seconds_to_first_step: float | None = None
     """From the command to the end of the first step that this process trained."""
     writer: Writer = field(default_factory=Writer)
+    report: Live = field(default_factory=Live)
+    """What `tl.engine.reporting` works with."""
     unsaved_best: dict[str, Tensor] | None = None
     """Tensors of the best model, on the CPU, until they are written."""
 

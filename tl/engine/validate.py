@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl.data.streams import Batch
+from tl.engine import reporting
 from tl.engine.evaluate import Evaluation, evaluate
 from tl.engine.evaluate_target import TargetEvaluation, evaluate_target
 from tl.engine.nonfinite import Policy, not_finite
@@ -36,11 +37,13 @@ def validate(
     """
     progress = run.progress
     metrics: dict[str, float] = {}
+    of_val: Evaluation | None = None
+    watch = reporting.watch(run)
     share_batch_norm(run)
     _share_bad_images(run)
     for part, batches in validation.items():
-        measure = evaluate if part == "val" else evaluate_target
-        result: Evaluation | TargetEvaluation | None = measure(
+        result: Evaluation | TargetEvaluation | None
+        arguments = (
             run.runtime,
             run.network,
             run.preprocessing,
@@ -49,6 +52,10 @@ def validate(
             run.bad_images,
             lambda: stop_agreed(run, "evaluating"),
         )
+        if part == "val":
+            result = of_val = evaluate(*arguments, watch)
+        else:
+            result = evaluate_target(*arguments)
         _share_bad_images(run)
         if result is None:
             return False
@@ -59,9 +66,11 @@ def validate(
     progress.last = {**run.runtime.from_main(metrics)}
     progress.evaluation_due = False
     run.trackers.log({**where, **progress.last}, progress.step)
-    if is_better(progress.last, progress.best, run.config.chosen_best):
+    is_best = is_better(progress.last, progress.best, run.config.chosen_best)
+    if is_best:
         progress.best = {**progress.last, "step": progress.step}
     _look_for_the_end(run)
+    reporting.evaluated(run, watch, of_val, is_best)
     return True
 
 
