@@ -24,7 +24,7 @@ def report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
     Raises:
         UserError: no run, files in it that no run writes, or a page that cannot be written.
     """
-    folders = list(dict.fromkeys(run_dirs))
+    folders = list({folder.resolve(): folder for folder in run_dirs}.values())
     records = [read_run(folder) for folder in folders]
     pictures = [pictures_of(record) for record in records]
     path = output or (folders[0] / FILE if len(folders) == 1 else Path(COMPARISON))

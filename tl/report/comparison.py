@@ -12,7 +12,7 @@ import numpy as np
 
 from tl.atomic import to_json, write_text_atomically
 from tl.mistakes import dotted
-from tl.report.charts import STYLES, Chart, Series, chart, sample
+from tl.report.charts import Chart, Series, chart, sample
 from tl.report.numbers import class_rows, sign_test
 from tl.report.page import render
 from tl.report.pictures import Pictures, named
@@ -71,7 +71,7 @@ def _row(name: str, record: Record, index: int) -> dict[str, Any]:
         bar = interval_bar(said["best"], said["interval"], f"interval-{index}")
     return {
         "name": name,
-        "line": sample(index, marked=True),
+        "line": sample(index + 1, marked=True),
         "state": record.state,
         "verdict": said,
         "bar": bar,
@@ -119,7 +119,7 @@ def _charts(names: Sequence[str], records: Sequence[Record]) -> list[Chart]:
     found = []
     for metric, title in wanted.items():
         series = [
-            Series(name, record.curve(metric), i % STYLES, marked=metric != "train/loss")
+            Series(name, record.curve(metric), i + 1, marked=metric != "train/loss")
             for i, (name, record) in enumerate(zip(names, records, strict=True))
         ]
         found.append(chart(metric.replace("/", "-"), title, series))

@@ -21,7 +21,6 @@ from tl.report.pictures import Pictures
 from tl.report.plan_drawing import plan_drawing
 from tl.report.record import Record
 from tl.report.svg import short
-from tl.tracking.progress_line import duration
 from tl.tracking.tracker import CONFIG
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -70,6 +69,16 @@ def _visible(value: object) -> object:
 def percent(value: float | None) -> str:
     """``91.5 %``."""
     return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 10 s``, ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def bytes_(count: float) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tl.report.svg import drawing, short, tag, text
+from tl.report.svg import drawing, short, tag, text, tick_label
 
-ROW, NAME, CELL, GAP, TOP = 34.0, 178.0, 150.0, 14.0, 52.0
+ROW, NAME, CELL, GAP, TOP = 42.0, 138.0, 150.0, 14.0, 52.0
 MOST_ROWS = 24
 
 
@@ -44,7 +44,7 @@ def plan_drawing(phases: list[dict[str, Any]], key: str) -> Markup:
     words = []
     for i, row in enumerate(rows):
         y = TOP + i * ROW
-        parts.append(text(0, y + 12, short(row.name, 24), "stage"))
+        parts.append(text(0, y + 12, short(row.name, 18), "stage"))
         parts.append(text(0, y + 27, f"{row.parameters:,}", "tick"))
         for j, (share, rates) in enumerate(row.cells):
             x = NAME + j * (CELL + GAP)
@@ -86,7 +86,14 @@ def _treated(share: float, rates: str, has_any: bool) -> str:
     if not share:
         return "frozen"
     what = "trains" if share == 1 else f"{share:.0%} trains" if share >= 0.01 else "<1% trains"
-    return f"{what}, {rates.replace('e-0', 'e-')}"
+    return f"{what}, {' to '.join(_rate(rate) for rate in rates.split(' to '))}"
+
+
+def _rate(text: str) -> str:
+    try:
+        return tick_label(float(text))
+    except ValueError:
+        return text
 
 
 def _rows(phases: list[dict[str, Any]]) -> list[_Row]:

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tl import yaml12
 from tl.atomic import from_json
+from tl.config import Training
 from tl.errors import UserError
 from tl.report import kept
 from tl.report.kept import Validation
@@ -19,6 +20,7 @@ from tl.tracking.status import read_status
 from tl.tracking.tracker import CONFIG, SUMMARY
 
 FILE = "report.html"
+AUGMENTS = get_args(Training.model_fields["augment"].annotation)
 Line = dict[str, Any]
 
 
@@ -186,6 +188,10 @@ def _checked(facts: dict[str, Any]) -> dict[str, Any]:
             for key in ("first_step", "steps_of_it", "first_epoch", "steps_per_epoch"):
                 kept.expect(is_number(phase[key]), key)
             kept.expect(isinstance(phase["name"], str) and isinstance(phase["train"], str), "name")
+            kept.expect(phase["augment"] in AUGMENTS, "augment")
+            shares = phase["crop_scale"]
+            kept.expect(len(shares) == 2 and all(map(is_number, shares)), "crop_scale")
+            kept.expect(phase["views"] is None or phase["views"] > 0, "views")
             for row in phase["stages"]:
                 sizes = (row["parameters"], row["trainable"])
                 kept.expect(all(is_number(n) and n >= 0 for n in sizes), "parameters")

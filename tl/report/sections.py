@@ -264,10 +264,13 @@ def grid(record: Record, pictures: Pictures, which: str) -> list[dict[str, Any]]
 def augmentation(record: Record, pictures: Pictures) -> list[dict[str, Any]]:
     """What training sees, of each phase that augments in another way than those before it."""
     seed = record.config.get("seed", 0)
+    if not isinstance(seed, int):
+        return []
     found, seen = [], set()
-    for phase in record.phases:
+    augments = [phase for phase in record.phases if phase.get("augment") != "none"]
+    for phase in augments or record.phases[:1]:
         how = (phase.get("augment"), str(phase.get("crop_scale")))
-        if how in seen or not all(key in phase for key in ("augment", "crop_scale")):
+        if how in seen:
             continue
         seen.add(how)
         images = pictures.augmented(phase, seed)
