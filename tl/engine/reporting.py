@@ -104,9 +104,9 @@ def _keep_times(run: Run) -> None:
 
 def _write(run: Run) -> None:
     began = time.monotonic()
-    write_page(read_run(run.run_dir), run.report.pictures, run.run_dir / FILE)
+    with run.report.times.of("report"):
+        write_page(read_run(run.run_dir), run.report.pictures, run.run_dir / FILE)
     took = time.monotonic() - began
-    run.report.times.add("report", took)
     run.report.due = time.monotonic() + max(LEAST_SECONDS, took / SHARE)
 
 

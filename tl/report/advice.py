@@ -111,8 +111,8 @@ def underfitting(record: Record) -> Advice | None:
     if train > 0.9 or train - val > 0.02 or trained > 0.5 or record.state != "done":
         return None
     return Advice(
-        f"Only {train:.0%} of the training images are right (as augmented), with {trained:.0%} of "
-        "the parameters trained.",
+        f"Only {train:.0%} of the training images are right (as augmented), and "
+        f"{in_words(trained)} of the parameters are trained.",
         "Train more of the network: strategy=lp_ft or full, with a smaller learning rate.",
     )
 
@@ -168,6 +168,11 @@ def trained_share(phase: dict[str, Any]) -> float:
     """The share of parameters that train in a phase."""
     total = sum(row["parameters"] for row in phase["stages"])
     return sum(row["trainable"] for row in phase["stages"]) / total if total else 0.0
+
+
+def in_words(share: float) -> str:
+    """``13%``; of a small one two digits: ``0.14%``."""
+    return f"{share:.0%}" if share >= 0.1 or not share else f"{100 * share:.2g}%"
 
 
 def _last(record: Record, metric: str) -> float | None:

@@ -183,11 +183,8 @@ def reliability(found: Calibration, key: str) -> Markup:
         parts.append(
             tag("rect", says, x=x + 1, y=y, width=wide - 2, height=side * accuracy, class_="bar")
         )
-        upper, lower = sorted((accuracy, confidence), reverse=True)
-        parts.append(
-            tag("rect", x=x + 1, y=top + side * (1 - upper), width=wide - 2,
-                height=side * (upper - lower), class_="gap")
-        )  # fmt: skip
+        mean = top + side * (1 - confidence)
+        parts.append(path([(x, mean), (x + wide, mean)], "mean"))
         high = max(1.0, (below - 24) * count / most)
         base = top + side + 32 + below - 24
         parts.append(

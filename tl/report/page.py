@@ -101,6 +101,7 @@ def page(record: Record, pictures: Pictures) -> dict[str, Any]:
         "facts": quick_facts(record),
         "plan": plan_drawing(phases, "plan") if phases else None,
         "phases": sections.phase_rows(record),
+        "phase_keys": sections.PHASE_KEYS,
         "charts": sections.curves(record),
         "adaptation": sections.adaptation(record),
         "oracle": sections.oracle(record),
@@ -123,7 +124,9 @@ def subject(record: Record) -> str:
     facts = record.facts
     if not facts:
         return str(record.config.get("model", {}).get("name", ""))
-    parts = [f"{facts['network']} on {facts['data']}", f"{len(record.classes):,} classes"]
+    data = str(facts["data"])
+    name = Path(data).name if data.startswith("/") else data
+    parts = [f"{facts['network']} on {name}", f"{len(record.classes):,} classes"]
     parts.append(f"{facts['train_images']:,} training images")
     parts.append(f"{facts['val_images']:,} validation images")
     if target := facts.get("target"):

@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tl.report.advice import trained_share
+from tl.report.advice import in_words, trained_share
 from tl.report.charts import Chart, Series, chart, reliability
 from tl.report.numbers import calibration, class_rows, confused_pairs, wilson
 from tl.report.pictures import Pictures, named
@@ -75,8 +75,21 @@ def interval_bar(value: float, interval: tuple[float, float], key: str = "interv
     return drawing(width, 38, "Confidence interval", about, parts, key, class_="intervalbar")
 
 
+PHASE_KEYS = [
+    ("train", "trains"),
+    ("share", "of all parameters"),
+    ("objective", "objective"),
+    ("steps", "steps"),
+    ("batch", "images a step"),
+    ("optimizer", "optimizer"),
+    ("lr", "base learning rate"),
+    ("schedule", "schedule"),
+    ("augment", "augmentation"),
+]
+
+
 def phase_rows(record: Record) -> list[dict[str, Any]]:
-    """The phases as a table."""
+    """The phases as a table of `PHASE_KEYS`."""
     return [
         {
             "name": phase["name"],
@@ -86,9 +99,9 @@ def phase_rows(record: Record) -> list[dict[str, Any]]:
             "lr": phase.get("optimizer", {}).get("lr"),
             "schedule": phase.get("schedule", {}).get("name", ""),
             "augment": phase.get("augment", ""),
-            "steps": phase["steps_of_it"],
+            "steps": f"{phase['steps_of_it']:,}",
             "batch": phase.get("global_batch_size"),
-            "share": trained_share(phase),
+            "share": in_words(trained_share(phase)),
         }
         for phase in record.phases
     ]
@@ -112,7 +125,7 @@ def curves(record: Record) -> list[Chart]:
 
     def pair(metric: str) -> list[Series]:
         return [
-            Series("training, as augmented", of(f"train/{metric}"), 0),
+            Series("training, as augmented", without_short(of(f"train/{metric}")), 0),
             Series("validation", of(f"val/{metric}"), 1, marked=True),
         ]
 
@@ -127,6 +140,26 @@ def curves(record: Record) -> list[Chart]:
               phases, "In training, over all processes.", from_zero=True),
     ]  # fmt: skip
     return [one for one in wanted if one is not None]
+
+
+def without_short(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """A curve of means since the point before, with those of few steps added to the one before.
+
+    An evaluation cuts the steps between two lines: its own line may be of a single batch.
+    """
+    spans = [x - before for (x, _), (before, _) in zip(points, [(0.0, 0.0), *points], strict=False)]
+    least = 0.5 * max(spans, default=0.0)
+    found: list[tuple[float, float]] = []
+    spans_found: list[float] = []
+    for (x, y), span in zip(points, spans, strict=True):
+        if found and 0 < span < least:
+            whole = spans_found[-1] + span
+            y = (found[-1][1] * spans_found[-1] + y * span) / whole
+            found[-1], spans_found[-1] = (x, y), whole
+        else:
+            found.append((x, y))
+            spans_found.append(span)
+    return found
 
 
 def adaptation(record: Record) -> list[Chart]:

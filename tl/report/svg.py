@@ -103,5 +103,6 @@ def tick_label(value: float) -> str:
     if size >= 1e4:
         return f"{value / 1e3:g}k"
     if size and size < 1e-3:
-        return f"{value:.0e}".replace("e-0", "e-")
+        digits, _, power = f"{value:.2e}".partition("e")
+        return f"{float(digits):g}e{int(power)}"
     return f"{value:.4g}"

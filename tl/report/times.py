@@ -30,21 +30,23 @@ class Times:
     attempts: int = 0
     memory: list[dict[str, Any]] = field(default_factory=list)
     """of each process by rank, see `peak_memory`"""
+    _within: float = 0.0
+    """seconds of blocks within the one that goes on"""
 
     @contextlib.contextmanager
     def of(self, what: str) -> Iterator[None]:
-        """Add the seconds that the block takes."""
-        began = time.perf_counter()
+        """Add the seconds that the block takes, without those of such blocks within it."""
+        began, outside = time.perf_counter(), self._within
+        self._within = 0.0
         try:
             yield
         finally:
-            self.add(what, time.perf_counter() - began)
-
-    def add(self, what: str, seconds: float) -> None:
-        self.seconds[what] = self.seconds.get(what, 0.0) + seconds
+            passed = time.perf_counter() - began
+            self.seconds[what] = self.seconds.get(what, 0.0) + passed - self._within
+            self._within = outside + passed
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if not key.startswith("_")}
 
     @classmethod
     def of_dict(cls, values: Mapping[str, Any]) -> Self:
