@@ -9,6 +9,7 @@ from tl.engine.state import Run
 from tl.freezing import trainable_names
 from tl.models import saved
 from tl.models.lora import num_adapter_parameters
+from tl.report.record import FILE as REPORT
 from tl.tracking.console import ConsoleTracker
 
 
@@ -72,4 +73,6 @@ def show_summary(summary: dict[str, Any], folder: Path, console: ConsoleTracker)
         + ("; frozen parts unchanged" if summary["frozen_unchanged"] else "")
     )
     console.say(f"model: {folder / 'model'}")
+    if (folder / REPORT).is_file():
+        console.say(f"report: {folder / REPORT}")
     console.say(f"use it: tl predict {folder} IMAGE_OR_FOLDER")

@@ -17,7 +17,7 @@ from tl.report.numbers import class_rows, sign_test
 from tl.report.page import render
 from tl.report.pictures import Pictures, named
 from tl.report.record import Record
-from tl.report.sections import interval_bar, verdict
+from tl.report.sections import interval_bar, verdict, without_short
 from tl.report.seen import UNIT
 
 MOST_CLASSES, MOST_IMAGES, MOST_KEYS = 60, 18, 60
@@ -114,14 +114,17 @@ def _charts(names: Sequence[str], records: Sequence[Record]) -> list[Chart]:
         "val/accuracy": "Validation accuracy",
         "val/loss": "Validation loss",
         "train/loss": "Training loss",
+        "lr": "Learning rate",
         "target/im": "Information maximisation on the target, without labels",
     }
     found = []
     for metric, title in wanted.items():
-        series = [
-            Series(name, record.curve(metric), i + 1, marked=metric != "train/loss")
-            for i, (name, record) in enumerate(zip(names, records, strict=True))
-        ]
+        series = []
+        for i, (name, record) in enumerate(zip(names, records, strict=True), 1):
+            points = record.curve(metric)
+            if metric == "train/loss":
+                points = without_short(points)
+            series.append(Series(name, points, i, marked=metric.startswith(("val/", "target/"))))
         found.append(chart(metric.replace("/", "-"), title, series))
     return [one for one in found if one is not None]
 
