@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from .stand_in_artifacts import Artifacts
+
 KEY = "0123456789abcdef" * 2 + "01234567"
 ENTITY = {"id": "e", "name": "ent"}
 
@@ -47,17 +49,20 @@ class StandInServer:
 
     ``hangs``: takes a request and never answers. ``refuses``: closes the connection.
     ``500``, ``401``, …: answers with that code. ``deaf``: does what it is asked, and never answers.
-    A fault after a slash is one of the file stream alone: ``stream/500``.
+    A fault after a slash is one of the file stream alone: ``stream/500``; or of what artifacts are
+    PUT to: ``artifacts/500``.
     """
 
     def __init__(self) -> None:
         self.runs: dict[str, StoredRun] = {}
         self.fault = ""
         self.requests: list[str] = []
+        self.artifacts = Artifacts()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._http = QuietServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        self.artifacts.url = self.url
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
         self._thread.start()
 
@@ -69,9 +74,12 @@ class StandInServer:
 
     def _answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         match = re.search(r"(?:query|mutation)\s+(\w+)", query)
+        asked = match.group(1) if match else ""
+        if (of_artifact := self.artifacts.answer(asked, variables)) is not None:
+            return of_artifact
         name = variables.get("name") or ""
         run = self.runs.get(name)
-        match match and match.group(1):
+        match asked:
             case "RunResumeStatus":
                 project = {"id": "p", "name": variables["project"], "entity": ENTITY}
                 return {"model": {**project, "bucket": run and self._bucket(name, run)}}
@@ -121,7 +129,9 @@ class StandInServer:
 
     def _fault_of(self, path: str) -> str:
         where, _, fault = self.fault.rpartition("/")
-        return fault if not where or path.endswith("/file_stream") else ""
+        there = {"": True, "stream": path.endswith("/file_stream"),
+                 "artifacts": path.startswith("/artifacts/")}  # fmt: skip
+        return fault if there[where] else ""
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
@@ -154,6 +164,9 @@ class StandInServer:
                 self.wfile.write(text)
 
             def _serve(self, body: bytes) -> tuple[int, dict[str, Any]]:
+                if self.path.startswith("/artifacts/"):
+                    server.artifacts.take(self.path, body)
+                    return 200, {}
                 if self.path.startswith("/up/"):  # by its address, which needs no key
                     return 200, {}
                 authorization = base64.b64encode(f"api:{KEY}".encode()).decode()

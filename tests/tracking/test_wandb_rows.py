@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tl.tracking.jsonl import JsonlTracker, read
 from tl.tracking.tracker import RunInfo
-from tl.tracking.wandb_rows import NOTHING, ROWS_PER_STEP, Positions, rows_of
+from tl.tracking.wandb_rows import LAST_OF_STEP, NOTHING, Positions, rows_of
 
 EPOCH = 10
 
@@ -38,9 +38,9 @@ def test_what_was_logged_before_a_step_does_not_move_its_positions() -> None:
 
 def test_more_lines_for_a_step_than_there_are_positions_are_an_error() -> None:
     positions = Positions()
-    for _ in range(ROWS_PER_STEP):
+    for _ in range(LAST_OF_STEP):
         positions.of(1)
-    with pytest.raises(ValueError, match="more than 100 lines"):
+    with pytest.raises(ValueError, match="more than 99 lines"):
         positions.of(1)
 
 
@@ -49,7 +49,18 @@ def test_a_row_is_its_line_at_the_time_of_the_line() -> None:
     [(position, row)] = rows_of([line], Positions())
     assert position == 300
     assert math.isnan(row.pop("lr"))
-    assert row == {"step": 3, "phase": "head", "_timestamp": 12.5, "train/loss": 0.5}
+    assert row == {
+        "step": 3, "phase": "head", "phase_number": 1, "_timestamp": 12.5, "train/loss": 0.5
+    }  # fmt: skip
+
+
+def test_phases_are_numbered_in_their_order_also_when_a_run_goes_on() -> None:
+    lines = [{"step": step, "phase": name} for step, name in enumerate(["a", "a", "b", "a"])]
+    whole = [row["phase_number"] for _, row in rows_of(lines, Positions())]
+    assert whole == [1, 1, 2, 3]
+    positions = Positions()
+    rows_of(lines[:3], positions)
+    assert positions.row(lines[3])[1]["phase_number"] == 3
 
 
 # One life of a run: how it logs, when it dies, and whether and how much W&B gets of it.

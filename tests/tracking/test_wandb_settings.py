@@ -6,12 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from tl.config import WandbConfig
+from tl.arguments import load
+from tl.config import Config, WandbConfig
 from tl.errors import UserError
 from tl.tracking.tracker import RunInfo
-from tl.tracking.wandb_settings import init_arguments, key_for, resolve_mode, secret_of_slurm
+from tl.tracking.wandb_settings import (
+    init_arguments,
+    key_for,
+    resolve_mode,
+    secret_of_slurm,
+    without_home,
+)
 
-RUN = RunInfo({"seed": 1}, Path("runs/first"), "id1", 10)
+RUN = RunInfo(Config(seed=1).model_dump(), Path("runs/first"), "id1", 10)
+AUTOMATIC = ["head", "supervised", "resnet18", "digits"]
 
 
 def mode(configured: str, has_key: bool = False, **environ: str) -> str:
@@ -97,7 +105,7 @@ def test_wandb_variables_count_where_the_config_says_nothing() -> None:
     assert arguments["entity"] == "their-team"
     assert arguments["name"] == "their-name"
     assert arguments["group"] == "their-group"
-    assert arguments["tags"] == ["a", "b"]
+    assert arguments["tags"] == [*AUTOMATIC, "a", "b"]
     assert arguments["dir"] == "/scratch"
     assert arguments["id"] == "their-id"
 
@@ -108,14 +116,66 @@ def test_wandb_variables_count_where_the_config_says_nothing() -> None:
         "e",
         "n",
         "g",
-        ["t"],
+        [*AUTOMATIC, "t"],
     ]
 
 
-def test_by_default_a_run_is_named_after_its_folder_and_goes_through_restarts() -> None:
+def test_by_default_a_run_is_named_after_what_it_trains_and_goes_through_restarts() -> None:
     arguments = init_arguments(WandbConfig(), RUN, {"SECRET": "hunter2"})
-    assert arguments["name"] == "first"
+    assert arguments["name"] == "head-resnet18-digits-seed1"
+    assert arguments["job_type"] == "train"
     assert (arguments["id"], arguments["resume"]) == ("id1", "allow")
     assert arguments["project"] == "transfer-launcher"
     assert arguments["dir"] == "runs/first"
     assert "hunter2" not in str(arguments)
+
+
+def test_a_run_that_goes_on_keeps_its_name_and_group_unless_it_is_given_others() -> None:
+    earlier = {"name": "before", "group": "ours"}
+    kept = init_arguments(WandbConfig(), RUN, {}, earlier)
+    assert (kept["name"], kept["group"]) == ("before", "ours")
+    given = init_arguments(WandbConfig(name="n"), RUN, {"WANDB_RUN_GROUP": "g"}, earlier)
+    assert (given["name"], given["group"]) == ("n", "g")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("WANDB_PROJECT", "team/project", "without /. What stands before a / is the team"),
+        ("WANDB_NAME", "x" * 129, "at most 128 characters"),
+        ("WANDB_TAGS", "fine," + "x" * 65, "1 to 64 characters"),
+    ],
+)
+def test_what_wandb_would_refuse_of_the_environment_is_named(
+    variable: str, value: str, says: str
+) -> None:
+    with pytest.raises(UserError, match=f"^{variable}=.*{says}"):
+        init_arguments(WandbConfig(), RUN, {variable: value})
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("project=team/project", "What stands before a / is the team: tracking.wandb.entity"),
+        ("project=''", "must not be empty"),
+        ("entity=a/b", "must be a name without /"),
+        (f"name={'x' * 129}", "at most 128 characters"),
+        ("tags=['']", "must have 1 to 64 characters"),
+        ("model=bst", "Did you mean 'best'"),
+        ("system_metrics=al", "Did you mean 'all'"),
+    ],
+)
+def test_what_wandb_would_refuse_of_a_config_is_a_mistake_in_it(override: str, says: str) -> None:
+    with pytest.raises(UserError, match=f"^tracking.wandb.*{says}"):
+        load(None, [f"tracking.wandb.{override}"], {})
+
+
+def test_paths_in_the_config_do_not_name_a_home_folder() -> None:
+    config = {"data": {"root": "/home/me/flowers", "n": 3}, "graft": [{"weights": "/home/me"}]}
+    assert without_home(config, "/home/me") == {
+        "data": {"root": "~/flowers", "n": 3},
+        "graft": [{"weights": "~"}],
+    }
+    elsewhere = {"root": "/home/metoo/x", "run_dir": "runs/home/me"}
+    assert without_home(elsewhere, "/home/me") == elsewhere
+    assert without_home(elsewhere, "/") == elsewhere

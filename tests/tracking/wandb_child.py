@@ -27,6 +27,7 @@ options = json.loads(sys.argv[2])
 tracking.INIT_SECONDS = options.get("init_seconds", 20)
 tracking.FINISH_SECONDS = options.get("finish_seconds", 10)
 tracking.ANSWER_SECONDS = options.get("answer_seconds", 5)
+tracking.MODEL_SECONDS = options.get("model_seconds", 10)
 tracking.WAITING_LINES = options.get("waiting_lines", tracking.WAITING_LINES)
 
 
@@ -57,7 +58,8 @@ def act(what: str) -> None:
 folder, last = Path(sys.argv[1]), options.get("steps", 30)
 start, every = options.get("resumed_at"), options.get("log_every", 10)
 config = load(folder / "config.yaml", environ={}).config
-info = RunInfo(config.model_dump(), folder, "abc123", last, start or 0, start is not None)
+values = {**config.model_dump(), "best": config.chosen_best.model_dump()}
+info = RunInfo(values, folder, "abc123", last, start or 0, start is not None)
 chosen = {"jsonl": JsonlTracker(), "wandb": tracking.WandbTracker(config.tracking.wandb, say)}
 write_status(folder, "running", start or 0)
 trackers = Trackers({name: chosen[name] for name in options.get("trackers", chosen)}, say)
@@ -79,9 +81,13 @@ for step in range((start or 0) + 1, last + 1):
     time.sleep(options.get("seconds_per_step", 0))
 print("log took", longest, flush=True)
 summary, state = {"val/accuracy": 0.5, "steps": last}, options.get("state", "done")
+if options.get("leaves_models"):
+    summary |= {"best_step": last - 10, "last/val/accuracy": 0.25, "model_sha256": "5e1f"}
 if state == "done":
     write_json_atomically(folder / "summary.json", summary)
 write_status(folder, state, last)
+if fault := options.get("before_the_end"):
+    act(fault)
 began = time.monotonic()
 trackers.finish(summary if state == "done" else {}, state)
 print("finish took", time.monotonic() - began, flush=True)

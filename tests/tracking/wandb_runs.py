@@ -14,6 +14,7 @@ from typing import Any
 
 from tl.arguments import load
 from tl.tracking.jsonl import read
+from tl.tracking.wandb_rows import LAST_OF_STEP, PHASE_NUMBER, ROWS_PER_STEP
 
 from .stand_in_server import KEY, StandInServer
 
@@ -148,8 +149,10 @@ def recorded(folder: Path) -> list[dict[str, Any]]:
 
 
 def on_server(server: StandInServer, run_id: str = "abc123") -> list[dict[str, Any]]:
-    """The rows of a run, without what wandb adds; each was taken once."""
+    """The lines of a run, without what is added to each, and its tables; each was taken once."""
     run = server.runs[run_id]
     steps = [row["_step"] for row in run.history]
     assert steps == sorted(set(steps)), "a row is there twice, or out of order"
-    return [{k: v for k, v in row.items() if not k.startswith("_")} for row in run.history]
+    lines = [row for row in run.history if row["_step"] % ROWS_PER_STEP != LAST_OF_STEP]
+    added = ("_", PHASE_NUMBER)
+    return [{k: v for k, v in row.items() if not k.startswith(added)} for row in lines]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tl.config.data import DataConfig
 from tl.config.model import GraftConfig, ModelConfig, ReuseConfig
-from tl.config.run import CacheConfig, CheckpointConfig, Config, TrackingConfig, WandbConfig
+from tl.config.run import CacheConfig, CheckpointConfig, Config, TrackingConfig
 from tl.config.training import (
     BestConfig,
     EarlyStopping,
@@ -28,6 +28,7 @@ from tl.config.values import (
     parse_class_weights,
     seconds_of,
 )
+from tl.config.wandb import WandbConfig
 
 __all__ = [
     "BestConfig",

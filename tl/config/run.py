@@ -18,21 +18,7 @@ from tl.config.values import (
     PositiveInt,
     TimeLimit,
 )
-
-
-class WandbConfig(Keys):
-    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """`auto`: WANDB_MODE if set; else online with a key, offline without one"""
-    project: str = "transfer-launcher"
-    """project; WANDB_PROJECT goes before the default"""
-    entity: str | None = None
-    """team or user"""
-    name: str | None = None
-    """name of the run; null: the last part of run_dir"""
-    group: str | None = None
-    """group of runs that belong together"""
-    tags: list[str] = []
-    """tags of the run"""
+from tl.config.wandb import WandbConfig
 
 
 class TrackingConfig(Keys):

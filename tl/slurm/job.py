@@ -12,8 +12,9 @@ from tl.errors import UserError
 from tl.slurm import sweep
 from tl.slurm.requeue import decide, newest_step
 from tl.tracking.status import read_status
+from tl.tracking.tracker import SWEEP
 
-SWEEP_FILE, TABLE_FILE = "sweep.json", "table.md"
+TABLE_FILE = "table.md"
 """in the folder of a sweep"""
 
 
@@ -52,7 +53,7 @@ def begin(job: str, words: Sequence[str], environ: Mapping[str, str]) -> list[st
 def _note(sweep_dir: Path, words: Sequence[str]) -> None:
     """Keep what is swept, for the table that each task brings up to date as it ends."""
     sweep_dir.mkdir(parents=True, exist_ok=True)
-    write_json_atomically(sweep_dir / SWEEP_FILE, {"swept": sweep.split(words)[1]})
+    write_json_atomically(sweep_dir / SWEEP, {"swept": sweep.split(words)[1]})
 
 
 def end(
@@ -78,8 +79,8 @@ def end(
     )
     print(verdict.message, flush=True)
     sweep_dir = run_dir.parent
-    if "SLURM_ARRAY_TASK_ID" in environ and (sweep_dir / SWEEP_FILE).is_file():
-        swept = from_json((sweep_dir / SWEEP_FILE).read_bytes())["swept"]
+    if "SLURM_ARRAY_TASK_ID" in environ and (sweep_dir / SWEEP).is_file():
+        swept = from_json((sweep_dir / SWEEP).read_bytes())["swept"]
         table = sweep.table(swept, sweep_dir)
         write_text_atomically(sweep_dir / TABLE_FILE, f"{table}\n")
         print(f"{sweep_dir / TABLE_FILE}:\n{table}", flush=True)

@@ -15,13 +15,23 @@ from tl import yaml12
 from tl.config import Config
 from tl.errors import UserError
 from tl.tracking import jsonl
+from tl.tracking.findings import FOLDER
 from tl.tracking.status import read_status
 from tl.tracking.tracker import CONFIG, RUN_ID, SUMMARY, RunInfo, one_line
 from tl.tracking.wandb import EXIT_CODES
-from tl.tracking.wandb_place import KEYS, only_sender, read_place, write_place
+from tl.tracking.wandb_extras import send_models, send_tables, staged_in
+from tl.tracking.wandb_place import (
+    KEYS,
+    is_whole,
+    note_whole,
+    only_sender,
+    read_place,
+    write_place,
+)
 from tl.tracking.wandb_rows import NOTHING, Positions, Row, rows_of
 from tl.tracking.wandb_server import OnServer, ServerError, ask
 from tl.tracking.wandb_service import (
+    Sender,
     abandon_service,
     has_credentials,
     open_run,
@@ -29,6 +39,7 @@ from tl.tracking.wandb_service import (
     set_up,
 )
 from tl.tracking.wandb_settings import Mode, init_arguments, quiet_settings, resolve_mode
+from tl.tracking.wandb_summary import summary_of
 
 ANSWER_SECONDS = 10.0
 """how long the server may take for one answer"""
@@ -36,6 +47,8 @@ INIT_SECONDS = 60.0
 """how long it may take to open a run"""
 FINISH_SECONDS, FINISH_SECONDS_PER_LINE = 60.0, 0.01
 """how long it may take to take the lines"""
+MODEL_SECONDS = 3600.0
+"""how long it may take to take a model"""
 Say = Callable[[str], None]
 
 
@@ -50,7 +63,9 @@ class Record:
     """where the run has been in W&B; empty if it never has"""
     rows: list[Row]
     summary: dict[str, Any]
+    """summary.json, or of a run that goes on or has died what it has reached"""
     state: str
+    config: Config
 
     @property
     def last(self) -> int:
@@ -61,12 +76,19 @@ class Record:
         """The rows that the server does not have."""
         return [row for row in self.rows if row[0] > there.position]
 
+    def lacks_extras(self, there: OnServer) -> bool:
+        """Whether the run has tables or a model for W&B that it may not have."""
+        has_some = (self.run_dir / FOLDER).is_dir() or self.config.tracking.wandb.model != "none"
+        known = there.summary is not None and is_whole(self.place, self.summary)
+        return self.state == "done" and has_some and not known
+
     def is_complete(self, there: OnServer) -> bool:
         """Whether the server has all rows and the summary."""
         has = there.summary
         return (
             has is not None
             and not self.lacking(there)
+            and not self.lacks_extras(there)
             and all(key in has and has[key] == value for key, value in self.summary.items())
         )
 
@@ -124,20 +146,21 @@ def read_record(run_dir: Path, environ: Mapping[str, str]) -> Record:
             raise UserError(f"{run_dir}: no run is in that folder (no {name})")
     config = _config(run_dir / CONFIG)
     run_id = (run_dir / RUN_ID).read_text().strip()
-    info = RunInfo(config.model_dump(), run_dir, run_id, total_steps=0)
+    values = {**config.model_dump(), "best": config.chosen_best.model_dump()}  # as the run's own
+    info = RunInfo(values, run_dir, run_id, total_steps=0)
     place = read_place(run_dir)
     known = {key: place[key] for key in KEYS} if place else {}
     arguments = {**init_arguments(config.tracking.wandb, info, environ), **known}
     rows = rows_of(jsonl.read(run_dir / jsonl.FILE), Positions())
-    summary = {}
+    summary = summary_of(rows, values["best"])
     if (run_dir / SUMMARY).is_file():
         try:
-            summary = json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))
+            summary |= json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{run_dir / SUMMARY} is not JSON: {error}") from None
     status = read_status(run_dir)
     state = status["state"] if status else "running"
-    return Record(run_dir, arguments, place, rows, summary, state)
+    return Record(run_dir, arguments, place, rows, summary, state, config)
 
 
 def _config(path: Path) -> Config:
@@ -175,14 +198,16 @@ def _send(record: Record, dry_run: bool, environ: Mapping[str, str], say: Say) -
                 f"{run_dir}: another process is sending this run to W&B, the training or another "
                 "tl sync. Call tl sync when it has ended."
             )
-        link = _replay(record, folder)
+        link = _replay(record, there, folder)
     if key and ask(server, key, record.arguments, ANSWER_SECONDS).position < record.last:
         raise UserError(f"{run_dir}: W&B did not take everything. Call tl sync again.")
+    if record.state == "done":
+        note_whole(run_dir, record.summary)
     say(f"{run_dir}: {lines} sent: {link}")
 
 
-def _replay(record: Record, folder: str) -> str:
-    """Send rows and summary; returns the link. ``folder`` is for what wandb writes meanwhile."""
+def _replay(record: Record, there: OnServer, folder: str) -> str:
+    """Send what the server lacks; returns the link. ``folder`` is for what wandb writes."""
     seconds = FINISH_SECONDS + FINISH_SECONDS_PER_LINE * len(record.rows)
     try:
         run = open_run("online", _settings(record, seconds), {**record.arguments, "dir": folder})
@@ -192,7 +217,9 @@ def _replay(record: Record, folder: str) -> str:
     link = run.url or ""
     write_place(record.run_dir, record.arguments, run.settings.base_url, link)
     try:
-        _fill(run, record, run.starting_step - 1)
+        extras = record.lacks_extras(there)
+        with staged_in(Path(folder)):
+            _fill(run, record, run.starting_step - 1, tables=extras, models=extras)
     except Exception as error:
         abandon_service()
         why = f"in {seconds:.0f} s" if isinstance(error, TimeoutError) else f"({one_line(error)})"
@@ -210,15 +237,20 @@ def _write_offline(record: Record, dry_run: bool, say: Say) -> None:
     run = open_run(
         "offline", quiet_settings(set_up(), INIT_SECONDS, FINISH_SECONDS), record.arguments
     )
-    _fill(run, record, NOTHING)
+    with staged_in(Path(record.arguments["dir"], "wandb")):
+        _fill(run, record, NOTHING, tables=True, models=False)
     say(f"{record.run_dir}: W&B: offline; to upload it: wandb sync {run.settings.sync_dir}")
 
 
-def _fill(run: Any, record: Record, position: int) -> None:
-    for at, values in record.rows:
-        if at > position:
-            run.log(values, step=at, commit=True)
+def _fill(run: Any, record: Record, position: int, *, tables: bool, models: bool) -> None:
+    sender = Sender(run, record.arguments["config"]["best"], position)
+    for row in record.rows:
+        sender.send(row)
     run.summary.update(record.summary)
+    if tables and record.state == "done":
+        send_tables(run, record.run_dir, record.summary.get("steps", 0), sender.position)
+    if models and (which := record.config.tracking.wandb.model) != "none":
+        send_models(run, record.run_dir, which, MODEL_SECONDS)
     if record.state == "preempted":
         run.mark_preempting()
     run.finish(exit_code=EXIT_CODES.get(record.state, 1))

@@ -10,6 +10,8 @@ Metrics = dict[str, float | int | str]
 
 CONFIG, RUN_ID, SUMMARY = "config.yaml", "run_id", "summary.json"
 """What a run's folder says of the run as a whole; `tl.engine` writes them."""
+SWEEP = "sweep.json"
+"""in the folder of a sweep, in which its runs have theirs; `tl.slurm.job` writes it"""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ from typing import Any
 from tl.config import WandbConfig
 from tl.tracking import jsonl
 from tl.tracking.tracker import Metrics, RunInfo, one_line
-from tl.tracking.wandb_place import only_sender, write_place
-from tl.tracking.wandb_rows import NOTHING, Positions, Row, rows_of
+from tl.tracking.wandb_extras import send_models, send_tables, staged_in
+from tl.tracking.wandb_place import note_whole, only_sender, read_place, write_place
+from tl.tracking.wandb_rows import Positions, Row, rows_of
 from tl.tracking.wandb_server import ServerError, ask
 from tl.tracking.wandb_service import (
+    Sender,
     abandon_service,
     has_credentials,
     kill_service,
@@ -31,6 +33,8 @@ INIT_SECONDS = 30.0
 """how long the server may take to answer before the run is recorded offline"""
 FINISH_SECONDS = 20.0
 """how long the last upload may take"""
+MODEL_SECONDS = 120.0
+"""how long the upload of each model may take, if there is one"""
 ANSWER_SECONDS = 5.0
 """how long the server may take to say what it has, at the end"""
 WAITING_LINES = 10_000
@@ -65,17 +69,18 @@ class WandbTracker:
         self._config = config
         self._say = say
         self._environ = os.environ if environ is None else environ
-        self._work: queue.Queue[Callable[[Any], None]] = queue.Queue(WAITING_LINES)
+        self._work: queue.Queue[Callable[[Sender], None]] = queue.Queue(WAITING_LINES)
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
         self._over = False
         self._error: Exception | None = None
         self._run_dir = Path()
+        self._arguments: dict[str, Any] = {}
+        self._chosen: dict[str, Any] = {}
         self._folder = ""
         self._link = ""
         self._positions = Positions()
         self._earlier: list[Row] = []
-        self._sent = NOTHING
         self._complete = False
 
     def start(self, run: RunInfo) -> None:
@@ -88,8 +93,10 @@ class WandbTracker:
         if mode == "disabled":
             return
         self._run_dir = run.run_dir
-        arguments = init_arguments(self._config, run, self._environ)
-        write_place(run.run_dir, arguments)
+        earlier = read_place(run.run_dir) if run.resumed else {}
+        self._arguments = init_arguments(self._config, run, self._environ, earlier)
+        self._chosen = run.config["best"]
+        write_place(run.run_dir, self._arguments)
         if run.resumed:
             # The record has been taken back to the checkpoint by now; see Trackers.
             record = jsonl.read(run.run_dir / jsonl.FILE)
@@ -97,7 +104,7 @@ class WandbTracker:
             self._earlier = rows_of(lines, self._positions)
         set_up()  # imports wandb here, since two threads that import at once can fail
         self._thread = threading.Thread(
-            target=self._run, args=(mode, arguments), name="wandb-tracker", daemon=True
+            target=self._run, args=(mode,), name="wandb-tracker", daemon=True
         )
         self._thread.start()
 
@@ -106,9 +113,9 @@ class WandbTracker:
         if self._thread is None:
             return
         self._raise_error()
-        row = (self._positions.of(step), {"step": step, **metrics})
+        row = self._positions.row({"step": step, **metrics})
         try:
-            self._work.put_nowait(lambda run: self._send(run, row))
+            self._work.put_nowait(lambda sender: sender.send(row))
         except queue.Full:
             thread, self._thread = self._thread, None
             self._give_up(thread)
@@ -122,10 +129,12 @@ class WandbTracker:
         limit = FINISH_SECONDS
         if not self._ready.is_set() and state != "preempted":  # a scheduler's grace is short
             limit += INIT_SECONDS
+        if state == "done" and self._config.model != "none":
+            limit += MODEL_SECONDS * (2 if self._config.model == "both" else 1)
         deadline = time.monotonic() + limit
         if self._error is None:
             with contextlib.suppress(queue.Full):
-                self._work.put(lambda run: self._end(run, summary, state), timeout=limit)
+                self._work.put(lambda sender: self._end(sender, summary, state), timeout=limit)
         thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():
             self._give_up(thread)
@@ -156,24 +165,24 @@ class WandbTracker:
 
     # ------------------------------------------------------------------------- in the thread
 
-    def _run(self, mode: Mode, arguments: dict[str, Any]) -> None:
+    def _run(self, mode: Mode) -> None:
         try:
             with contextlib.ExitStack() as held:
-                run = self._open(mode, arguments, held)
+                sender = self._open(mode, held)
                 self._ready.set()
                 while not self._over:
-                    self._work.get()(run)
+                    self._work.get()(sender)
         except Exception as error:
             self._error = error
             abandon_service()
         finally:
             self._ready.set()
 
-    def _open(self, mode: Mode, arguments: dict[str, Any], held: contextlib.ExitStack) -> Any:
+    def _open(self, mode: Mode, held: contextlib.ExitStack) -> Sender:
         if mode == "online":
             if held.enter_context(only_sender(self._run_dir, INIT_SECONDS)):
                 try:
-                    return self._open_online(arguments)
+                    return self._open_online()
                 except Exception as error:
                     if self._over:
                         raise
@@ -182,49 +191,62 @@ class WandbTracker:
                     abandon_service()
             else:
                 why = "W&B: another process is sending this run"
-            self._link, self._sent = "", NOTHING
+            self._link = ""
             held.close()  # for `tl sync` to send what this run leaves
             self._say(f"{why}, so the run is recorded offline")
-        run = open_run("offline", self._settings(), arguments)
+        run = open_run("offline", self._settings(), self._arguments)
         self._folder = run.settings.sync_dir
         self._say(f"W&B: offline, in {self._folder}")
-        return run
+        return Sender(run, self._chosen)
 
-    def _open_online(self, arguments: dict[str, Any]) -> Any:
-        run = open_run("online", self._settings(), arguments)
+    def _open_online(self) -> Sender:
+        run = open_run("online", self._settings(), self._arguments)
         self._folder, self._link = run.settings.sync_dir, run.url or ""
-        write_place(self._run_dir, arguments, run.settings.base_url, self._link)
+        write_place(self._run_dir, self._arguments, run.settings.base_url, self._link)
         self._say(f"W&B: {self._link}")
-        self._sent = run.starting_step - 1  # the position of the last row that the server has
+        # Of the rows that the server has, wandb tells the position of the last one.
+        sender = Sender(run, self._chosen, run.starting_step - 1)
         for row in self._earlier:
-            self._send(run, row)
-        return run
+            sender.send(row)
+        return sender
 
     def _settings(self) -> Any:
         return quiet_settings(set_up(), INIT_SECONDS, FINISH_SECONDS)
 
-    def _send(self, run: Any, row: Row) -> None:
-        position, values = row
-        if position > self._sent:
-            run.log(values, step=position, commit=True)
-            self._sent = position
-
-    def _end(self, run: Any, summary: dict[str, Any], state: str) -> None:
+    def _end(self, sender: Sender, summary: dict[str, Any], state: str) -> None:
         self._over = True
+        run = sender.run
         run.summary.update(summary)
+        with staged_in(Path(self._arguments["dir"], "wandb")):
+            whole = state == "done" and self._send_extras(sender, summary)
         if state == "preempted":
             run.mark_preempting()
         with contextlib.suppress(TimeoutError):
             run.finish(exit_code=EXIT_CODES.get(state, 1))
-            self._complete = not self._link or self._has_arrived(run)
+            self._complete = not self._link or self._has_arrived(sender)
+        if state == "done":
+            self._complete &= whole
+            if self._complete and self._link:
+                note_whole(self._run_dir, summary)
 
-    def _has_arrived(self, run: Any) -> bool:
+    def _send_extras(self, sender: Sender, summary: dict[str, Any]) -> bool:
+        """Send tables and models; false, and a line, if W&B lacks some of them."""
+        try:
+            send_tables(sender.run, self._run_dir, summary.get("steps", 0), sender.position)
+            if self._link and self._config.model != "none":
+                send_models(sender.run, self._run_dir, self._config.model, MODEL_SECONDS)
+        except Exception as error:  # the rows and the summary are there, and are to arrive
+            self._say(f"W&B: no tables or no model: {one_line(error)}")
+            return False
+        return True
+
+    def _has_arrived(self, sender: Sender) -> bool:
         """Whether the server has the last row. wandb does not say when it has given up."""
         server, key = server_and_key(self._environ)
         if key is None:
             return True
-        place = {"entity": run.entity, "project": run.project, "id": run.id}
+        place = {"entity": sender.run.entity, "project": sender.run.project, "id": sender.run.id}
         try:
-            return ask(server, key, place, ANSWER_SECONDS).position >= self._sent
+            return ask(server, key, place, ANSWER_SECONDS).position >= sender.position
         except ServerError:
             return False

@@ -13,7 +13,7 @@ from tl.errors import UserError
 from tl.file_lock import lock
 
 FILE, LOCK = "wandb.json", ".wandb.lock"
-KEYS = ("project", "entity", "name", "group", "tags", "id")
+KEYS = ("project", "entity", "name", "group", "job_type", "tags", "notes", "id")
 
 
 def write_place(run_dir: Path, arguments: dict[str, Any], server: str = "", link: str = "") -> None:
@@ -23,9 +23,25 @@ def write_place(run_dir: Path, arguments: dict[str, Any], server: str = "", link
     """
     place = {key: arguments[key] for key in KEYS}
     before = read_place(run_dir)
-    if not server and all(before.get(key) == place[key] for key in ("project", "entity", "id")):
-        server, link = before["server"], before["link"]  # it has been there, and is offline now
-    write_json_atomically(run_dir / FILE, {**place, "server": server, "link": link})
+    whole = ""
+    if all(before.get(key) == place[key] for key in ("project", "entity", "id")):
+        if not server:  # it has been there, and is offline now
+            server, link = before["server"], before["link"]
+        if server == before["server"]:
+            whole = before["whole"]
+    place |= {"server": server, "link": link, "whole": whole}
+    write_json_atomically(run_dir / FILE, place)
+
+
+def note_whole(run_dir: Path, summary: dict[str, Any]) -> None:
+    """Note that W&B has the tables and models of a run that is done; its rows it counts itself."""
+    digest = summary.get("model_sha256", "")
+    write_json_atomically(run_dir / FILE, {**read_place(run_dir), "whole": digest})
+
+
+def is_whole(place: dict[str, Any], summary: dict[str, Any]) -> bool:
+    """Whether W&B has the tables and models of a run with that summary."""
+    return bool(place) and place["whole"] == summary.get("model_sha256", "")
 
 
 def read_place(run_dir: Path) -> dict[str, Any]:
@@ -41,7 +57,7 @@ def read_place(run_dir: Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}. Put it right, or delete it.") from None
-    if not isinstance(place, dict) or place.keys() != {*KEYS, "server", "link"}:
+    if not isinstance(place, dict) or place.keys() != {*KEYS, "server", "link", "whole"}:
         raise UserError(f"{path} does not say where in W&B the run is. Delete it.")
     return place
 

@@ -16,6 +16,9 @@ from collections.abc import Iterable
 from typing import Any
 
 ROWS_PER_STEP = 100
+LAST_OF_STEP = ROWS_PER_STEP - 1
+"""the line of a step that no line of the record is: tables and pictures, when a run is done"""
+PHASE_NUMBER = "phase_number"
 NOTHING = -1
 """the position before the first row"""
 Row = tuple[int, dict[str, Any]]
@@ -27,24 +30,32 @@ class Positions:
 
     def __init__(self) -> None:
         self._step, self._lines = NOTHING, 0
+        self._phase: Any = None
+        self._phases = 0
 
     def of(self, step: int) -> int:
         """The position of the next line, which is one of ``step``."""
         self._lines = self._lines + 1 if step == self._step else 0
         self._step = step
-        if self._lines >= ROWS_PER_STEP:
-            raise ValueError(f"more than {ROWS_PER_STEP} lines of metrics for step {step}")
+        if self._lines >= LAST_OF_STEP:
+            raise ValueError(f"more than {LAST_OF_STEP} lines of metrics for step {step}")
         return step * ROWS_PER_STEP + self._lines
+
+    def row(self, line: dict[str, Any]) -> Row:
+        """The row of the next line. A chart's axis takes numbers: phases get theirs, from 1."""
+        # null is how the record writes a value that is not finite.
+        row: dict[str, Any] = {
+            key: math.nan if value is None else value for key, value in line.items()
+        }
+        if "time" in row:  # when it happened, which is not when it is sent
+            row["_timestamp"] = row.pop("time")
+        if "phase" in row:
+            self._phases += row["phase"] != self._phase
+            self._phase = row["phase"]
+            row[PHASE_NUMBER] = self._phases
+        return self.of(line["step"]), row
 
 
 def rows_of(lines: Iterable[dict[str, Any]], positions: Positions) -> list[Row]:
     """What W&B gets for lines of the record; ``positions`` has seen those before them."""
-    return [(positions.of(line["step"]), _row(line)) for line in lines]
-
-
-def _row(line: dict[str, Any]) -> dict[str, Any]:
-    # null is how the record writes a value that is not finite.
-    row = {key: math.nan if value is None else value for key, value in line.items()}
-    if "time" in row:  # when it happened, which is not when it is sent
-        row["_timestamp"] = row.pop("time")
-    return row
+    return [positions.row(line) for line in lines]

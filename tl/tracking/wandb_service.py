@@ -9,7 +9,9 @@ from typing import Any
 
 import psutil
 
+from tl.tracking.wandb_rows import NOTHING, PHASE_NUMBER, Row
 from tl.tracking.wandb_settings import key_for, secret_of_slurm
+from tl.tracking.wandb_summary import BestSoFar, evaluation_of
 
 
 def set_up() -> Any:
@@ -53,9 +55,32 @@ def open_run(mode: str, settings: Any, arguments: dict[str, Any]) -> Any:
     wandb = set_up()
     with _without_secrets():
         run = wandb.init(mode=mode, settings=settings, **arguments)
-    run.define_metric("step")
+    for axis in ("step", "epoch", PHASE_NUMBER):
+        run.define_metric(axis, hidden=True)  # to draw others over, and no chart of their own
     run.define_metric("*", step_metric="step")
     return run
+
+
+class Sender:
+    """Gives rows to an open run, each once, and keeps the run's summary."""
+
+    def __init__(self, run: Any, chosen: Mapping[str, Any], position: int = NOTHING) -> None:
+        """``chosen`` is the config's `best`; the server has all rows up to ``position``."""
+        self.run, self.position = run, position
+        self._best, self._defined = BestSoFar(chosen), set[str]()
+
+    def send(self, row: Row) -> None:
+        position, values = row
+        for name in evaluation_of(values).keys() - self._defined:
+            # Else wandb puts its last value where the best model's is to stand.
+            self.run.define_metric(name, step_metric="step", summary="none")
+            self._defined.add(name)
+        update = self._best.after(values)
+        if position > self.position:
+            self.run.log(values, step=position, commit=True)
+            self.position = position
+        if update:
+            self.run.summary.update(update)
 
 
 def kill_service() -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from tl.config import WandbConfig
-from tl.errors import unknown
+from tl.config.wandb import WandbConfig, check_name, check_project, check_tag
+from tl.errors import UserError, brief, unknown
 from tl.tracking.tracker import RunInfo
+from tl.tracking.wandb_names import group_name, run_name, swept_keys, tags_of
 
 Mode = Literal["online", "offline", "disabled"]
 # wandb's own names, with the older ones that it still takes.
@@ -77,26 +78,65 @@ def key_for(server: str, environ: Mapping[str, str]) -> str | None:
     return None
 
 
-def init_arguments(config: WandbConfig, run: RunInfo, environ: Mapping[str, str]) -> dict[str, Any]:
+def init_arguments(
+    config: WandbConfig,
+    run: RunInfo,
+    environ: Mapping[str, str],
+    earlier: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Arguments of ``wandb.init``, without mode and settings.
 
     A WANDB_* variable counts where the config says nothing of its own.
+
+    Args:
+        earlier: where the run has been in W&B; a run that goes on keeps its name and group.
+
+    Raises:
+        UserError: a WANDB_* variable holds what W&B does not take.
     """
-    default = WandbConfig()
-    project = environ.get("WANDB_PROJECT") if config.project == default.project else None
+    default, earlier = WandbConfig(), earlier or {}
+    project = _checked(environ, "WANDB_PROJECT", check_project)
+    name = config.name or _checked(environ, "WANDB_NAME", check_name) or earlier.get("name")
+    group = config.group or _checked(environ, "WANDB_RUN_GROUP", check_name) or earlier.get("group")
+    job = _checked(environ, "WANDB_JOB_TYPE", check_name)
     tags = [tag for tag in environ.get("WANDB_TAGS", "").split(",") if tag]
+    for tag in tags:
+        _checked({"WANDB_TAGS": tag}, "WANDB_TAGS", check_tag)
     return {
-        "project": project or config.project,
-        "entity": config.entity or environ.get("WANDB_ENTITY") or None,
-        "name": config.name or environ.get("WANDB_NAME") or run.run_dir.resolve().name,
-        "group": config.group or environ.get("WANDB_RUN_GROUP") or None,
-        "tags": config.tags or tags or None,
+        "project": (config.project == default.project and project) or config.project,
+        "entity": config.entity or _checked(environ, "WANDB_ENTITY", check_project),
+        "name": name or run_name(run.config, swept_keys(run.run_dir)),
+        "group": group or group_name(run.config, environ),
+        "job_type": (config.job_type == default.job_type and job) or config.job_type,
+        "tags": list(dict.fromkeys([*tags_of(run.config), *(config.tags or tags)])),
+        "notes": config.notes or environ.get("WANDB_NOTES") or None,
         "id": environ.get("WANDB_RUN_ID") or run.run_id,
         # A restart of the run goes on with what the server has of it.
         "resume": "allow",
         "dir": environ.get("WANDB_DIR") or str(run.run_dir),
-        "config": run.config,
+        "config": without_home(run.config, environ.get("HOME", "")),
     }
+
+
+def _checked(environ: Mapping[str, str], name: str, check: Callable[[str], str]) -> str | None:
+    text = environ.get(name)
+    if not text:
+        return None
+    try:
+        return check(text)
+    except ValueError as error:
+        raise UserError(f"{name}={brief(text)} {error}") from None
+
+
+def without_home(value: Any, home: str) -> Any:
+    """``value`` with ``~`` for the home folder in its paths: who reads it has another one."""
+    if isinstance(value, Mapping):
+        return {key: without_home(item, home) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_home(item, home) for item in value]
+    if isinstance(value, str) and len(home) > 1 and (value == home or value.startswith(f"{home}/")):
+        return "~" + value[len(home) :]
+    return value
 
 
 def secret_of_slurm(variable: str) -> bool:
