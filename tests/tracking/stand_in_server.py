@@ -34,6 +34,10 @@ class StoredRun:
     sent: list[dict[str, Any]] = field(default_factory=list)
     """every row of every request, in the order of their coming"""
     exit_codes: list[int] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    """system metrics"""
+    modes: set[str | None] = field(default_factory=set)
+    """what those who sent to it said of themselves; None: nothing, it is theirs alone"""
 
 
 class QuietServer(ThreadingHTTPServer):
@@ -112,9 +116,13 @@ class StandInServer:
             "createdAt": "2024-01-01T00:00:00",
         }
 
-    def _take(self, name: str, body: dict[str, Any]) -> None:
+    def _take(self, name: str, body: dict[str, Any], mode: str | None) -> None:
         run = self.runs[name]
+        run.modes.add(mode)
         files = body.get("files") or {}
+        run.events += [
+            json.loads(e) for e in files.get("wandb-events.jsonl", {}).get("content", [])
+        ]
         history = files.get("wandb-history.jsonl")
         if history:
             rows = [json.loads(row) for row in history["content"]]
@@ -175,7 +183,8 @@ class StandInServer:
                 request = json.loads(body)
                 with server._lock:
                     if self.path.endswith("/file_stream"):
-                        server._take(self.path.split("/")[-2], request)
+                        mode = self.headers.get("X-Wandb-Use-Async-Filestream")
+                        server._take(self.path.split("/")[-2], request, mode)
                         return 200, {}
                     variables = request.get("variables") or {}
                     return 200, {"data": server._answer(request["query"], variables)}

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 import tl.tracking.wandb as tracking
+import tl.tracking.wandb_system as system
 from tl.arguments import load
 from tl.atomic import write_json_atomically
 from tl.tracking.jsonl import JsonlTracker
@@ -61,13 +62,19 @@ config = load(folder / "config.yaml", environ={}).config
 values = {**config.model_dump(), "best": config.chosen_best.model_dump()}
 info = RunInfo(values, folder, "abc123", last, start or 0, start is not None)
 chosen = {"jsonl": JsonlTracker(), "wandb": tracking.WandbTracker(config.tracking.wandb, say)}
-write_status(folder, "running", start or 0)
+if (rank := options.get("rank")) is not None:
+    system.FINISH_SECONDS = tracking.FINISH_SECONDS
+    measuring = system.SystemMetrics(config.tracking.wandb, say, rank)
+    chosen = {**chosen, "system": measuring} if rank == 0 else {"system": measuring}
+is_main = not rank
+if is_main:
+    write_status(folder, "running", start or 0)
 trackers = Trackers({name: chosen[name] for name in options.get("trackers", chosen)}, say)
 began = time.monotonic()
 trackers.start(info)
 print("start took", time.monotonic() - began, flush=True)
 # Training would go on; what is to happen at a step is to happen to a run that is open.
-if chosen["wandb"]._thread is not None:
+if is_main and chosen["wandb"]._thread is not None:
     chosen["wandb"]._ready.wait(options.get("wait_seconds", 20))
 longest = 0.0
 for step in range((start or 0) + 1, last + 1):
@@ -83,9 +90,10 @@ print("log took", longest, flush=True)
 summary, state = {"val/accuracy": 0.5, "steps": last}, options.get("state", "done")
 if options.get("leaves_models"):
     summary |= {"best_step": last - 10, "last/val/accuracy": 0.25, "model_sha256": "5e1f"}
-if state == "done":
+if is_main and state == "done":
     write_json_atomically(folder / "summary.json", summary)
-write_status(folder, state, last)
+if is_main:
+    write_status(folder, state, last)
 if fault := options.get("before_the_end"):
     act(fault)
 began = time.monotonic()

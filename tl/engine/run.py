@@ -16,7 +16,7 @@ from torch import Tensor
 from tl.arguments import Loaded
 from tl.atomic import write_json_atomically
 from tl.command import DONE, FAILURE, PREEMPTED, exit_code_of
-from tl.config import Config, TrackingConfig, seconds_of
+from tl.config import Config, seconds_of
 from tl.data.class_sampling import check_sampling
 from tl.data.streams import BadImages, default_workers
 from tl.engine import reporting, run_dir, runtime, strategy
@@ -53,7 +53,7 @@ from tl.objectives import check_options, objective_class
 from tl.tracking.console import ConsoleTracker, open_console
 from tl.tracking.status import LiveStatus, read_status, write_status
 from tl.tracking.tracker import RunInfo
-from tl.tracking.trackers import open_trackers
+from tl.tracking.trackers import Process, open_trackers
 
 
 def run(
@@ -81,9 +81,9 @@ def run(
     if shared is None:
         console.say(here.describe())
     check_phases(loaded, here)
-    views = config.tracking if here.is_main else TrackingConfig(trackers=[])
+    process = Process(here.rank, here.world_size, here.device.index)
     with blamed_on(loaded.origins, "tracking", "trackers"):
-        trackers = open_trackers(views, console, config.disk_errors)
+        trackers = open_trackers(config.tracking, console, config.disk_errors, process)
     folder = here.on_main(lambda: run_dir.choose(config, resume))
 
     # The cheap checks are done. Data and weights take a while.

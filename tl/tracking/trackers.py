@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tl.config import TrackingConfig
@@ -13,6 +14,7 @@ from tl.tracking.console import ConsoleTracker
 from tl.tracking.jsonl import JsonlTracker
 from tl.tracking.tracker import Metrics, RunInfo, Tracker, one_line
 from tl.tracking.wandb import WandbTracker
+from tl.tracking.wandb_system import SystemMetrics
 
 TRACKERS: dict[str, Callable[[TrackingConfig, ConsoleTracker], Tracker]] = {
     "jsonl": lambda config, console: JsonlTracker(),
@@ -21,6 +23,20 @@ TRACKERS: dict[str, Callable[[TrackingConfig, ConsoleTracker], Tracker]] = {
 }
 RECORD = "jsonl"
 """The tracker a run does not go on without."""
+SYSTEM = "system metrics"
+
+
+@dataclass(frozen=True)
+class Process:
+    """Which of a run's processes this is."""
+
+    rank: int
+    num_processes: int
+    gpu: int | None = None
+    """the number of its GPU, as torch counts them"""
+
+
+ALONE = Process(0, 1)
 
 
 class Trackers:
@@ -85,9 +101,14 @@ class Trackers:
 
 
 def open_trackers(
-    config: TrackingConfig, console: ConsoleTracker, disk_errors: str = "stop"
+    config: TrackingConfig,
+    console: ConsoleTracker,
+    disk_errors: str = "stop",
+    process: Process = ALONE,
 ) -> Trackers:
     """The trackers that a config names. ``console`` shows the messages of all of them.
+
+    All are the main process's; the others have what measures their machine, if that is asked for.
 
     Code outside this project is named ``package.module:name`` and called without arguments.
     ``disk_errors`` is the config's key of that name.
@@ -96,13 +117,17 @@ def open_trackers(
         UserError: a name is none of a tracker.
     """
     trackers: dict[str, Tracker] = {}
-    for name in dict.fromkeys(config.trackers):
+    for name in dict.fromkeys(config.trackers) if process.rank == 0 else ():
         if ":" in name:
             trackers[name] = _own(name)
         elif name in TRACKERS:
             trackers[name] = TRACKERS[name](config, console)
         else:
             raise unknown("tracker", name, TRACKERS, "tracking.trackers")
+    shared = config.wandb.system_metrics == "all" and process.num_processes > 1
+    if shared and "wandb" in config.trackers:
+        # The last, so that it ends when the run's own W&B run has.
+        trackers[SYSTEM] = SystemMetrics(config.wandb, console.say, process.rank, process.gpu)
     return Trackers(trackers, console.say, borne=disk_errors == "continue")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ import psutil
 from tl.tracking.wandb_rows import NOTHING, PHASE_NUMBER, Row
 from tl.tracking.wandb_settings import key_for, secret_of_slurm
 from tl.tracking.wandb_summary import BestSoFar, evaluation_of
+
+# Threads that open runs at once would get in each other's way: the environment is one of it all.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def set_up() -> Any:
@@ -52,13 +56,22 @@ def open_run(mode: str, settings: Any, arguments: dict[str, Any]) -> Any:
 
     wandb's own step, which would be it, is a row's position (`tl.tracking.wandb_rows`).
     """
-    wandb = set_up()
-    with _without_secrets():
-        run = wandb.init(mode=mode, settings=settings, **arguments)
+    run = _init(mode, settings, arguments)
     for axis in ("step", "epoch", PHASE_NUMBER):
         run.define_metric(axis, hidden=True)  # to draw others over, and no chart of their own
     run.define_metric("*", step_metric="step")
     return run
+
+
+def open_shared_run(settings: Any, arguments: dict[str, Any]) -> Any:
+    """``wandb.init`` of a run that other processes write to as well, and beside another run."""
+    return _init("shared", settings, {**arguments, "reinit": "create_new"})
+
+
+def _init(mode: str, settings: Any, arguments: dict[str, Any]) -> Any:
+    wandb = set_up()
+    with _ONE_AT_A_TIME, _without_secrets():
+        return wandb.init(mode=mode, settings=settings, **arguments)
 
 
 class Sender:
