@@ -65,7 +65,7 @@ def test_the_confusion_matrix_is_a_chart_of_wandbs(sent: Any) -> None:
     _, server, _ = sent
     stored = server.runs["abc123"]
     row = stored.history[-1]
-    assert (row["step"], row["_step"]) == (30, 3099)
+    assert (row["step"], row["_step"]) == (30, 3090)
     chart = table_of(row, "val/confusion_matrix_table", server)
     assert chart["columns"] == ["Actual", "Predicted", "nPredictions"]
     names = FOUND.classes
@@ -155,6 +155,9 @@ def test_an_upload_that_fails_is_said_and_made_up_for_by_a_sync(
     sync(folder, server=server)
     [model] = server.artifacts.of_type("model")
     assert sorted(model.aliases) == ["best", "latest"]
+    # The row of the tables came, and what it refers to did not: it is there again.
+    tables = [row["_step"] for row in server.runs["abc123"].history if "val/mistakes" in row]
+    assert tables == [3090, 3091]
     assert on_server(server) == recorded(folder)
 
 

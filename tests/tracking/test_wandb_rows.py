@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tl.tracking.jsonl import JsonlTracker, read
 from tl.tracking.tracker import RunInfo
-from tl.tracking.wandb_rows import LAST_OF_STEP, NOTHING, Positions, rows_of
+from tl.tracking.wandb_rows import LINES_PER_STEP, NOTHING, Positions, rows_of
 
 EPOCH = 10
 
@@ -38,9 +38,9 @@ def test_what_was_logged_before_a_step_does_not_move_its_positions() -> None:
 
 def test_more_lines_for_a_step_than_there_are_positions_are_an_error() -> None:
     positions = Positions()
-    for _ in range(LAST_OF_STEP):
+    for _ in range(LINES_PER_STEP):
         positions.of(1)
-    with pytest.raises(ValueError, match="more than 99 lines"):
+    with pytest.raises(ValueError, match="more than 90 lines"):
         positions.of(1)
 
 

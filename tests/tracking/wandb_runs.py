@@ -14,7 +14,7 @@ from typing import Any
 
 from tl.arguments import load
 from tl.tracking.jsonl import read
-from tl.tracking.wandb_rows import LAST_OF_STEP, PHASE_NUMBER, ROWS_PER_STEP
+from tl.tracking.wandb_rows import LINES_PER_STEP, PHASE_NUMBER, ROWS_PER_STEP
 
 from .stand_in_server import KEY, StandInServer
 
@@ -153,6 +153,6 @@ def on_server(server: StandInServer, run_id: str = "abc123") -> list[dict[str, A
     run = server.runs[run_id]
     steps = [row["_step"] for row in run.history]
     assert steps == sorted(set(steps)), "a row is there twice, or out of order"
-    lines = [row for row in run.history if row["_step"] % ROWS_PER_STEP != LAST_OF_STEP]
+    lines = [row for row in run.history if row["_step"] % ROWS_PER_STEP < LINES_PER_STEP]
     added = ("_", PHASE_NUMBER)
     return [{k: v for k, v in row.items() if not k.startswith(added)} for row in lines]

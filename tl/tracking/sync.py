@@ -67,11 +67,6 @@ class Record:
     state: str
     config: Config
 
-    @property
-    def last(self) -> int:
-        """The position of the last row."""
-        return self.rows[-1][0] if self.rows else NOTHING
-
     def lacking(self, there: OnServer) -> list[Row]:
         """The rows that the server does not have."""
         return [row for row in self.rows if row[0] > there.position]
@@ -198,16 +193,19 @@ def _send(record: Record, dry_run: bool, environ: Mapping[str, str], say: Say) -
                 f"{run_dir}: another process is sending this run to W&B, the training or another "
                 "tl sync. Call tl sync when it has ended."
             )
-        link = _replay(record, there, folder)
-    if key and ask(server, key, record.arguments, ANSWER_SECONDS).position < record.last:
+        link, last = _replay(record, there, folder)
+    if key and ask(server, key, record.arguments, ANSWER_SECONDS).position < last:
         raise UserError(f"{run_dir}: W&B did not take everything. Call tl sync again.")
     if record.state == "done":
         note_whole(run_dir, record.summary)
     say(f"{run_dir}: {lines} sent: {link}")
 
 
-def _replay(record: Record, there: OnServer, folder: str) -> str:
-    """Send what the server lacks; returns the link. ``folder`` is for what wandb writes."""
+def _replay(record: Record, there: OnServer, folder: str) -> tuple[str, int]:
+    """Send what the server lacks; returns the link, and the position of the last row.
+
+    ``folder`` is for what wandb writes meanwhile.
+    """
     seconds = FINISH_SECONDS + FINISH_SECONDS_PER_LINE * len(record.rows)
     try:
         run = open_run("online", _settings(record, seconds), {**record.arguments, "dir": folder})
@@ -219,7 +217,7 @@ def _replay(record: Record, there: OnServer, folder: str) -> str:
     try:
         extras = record.lacks_extras(there)
         with staged_in(Path(folder)):
-            _fill(run, record, run.starting_step - 1, tables=extras, models=extras)
+            last = _fill(run, record, run.starting_step - 1, tables=extras, models=extras)
     except Exception as error:
         abandon_service()
         why = f"in {seconds:.0f} s" if isinstance(error, TimeoutError) else f"({one_line(error)})"
@@ -227,7 +225,7 @@ def _replay(record: Record, there: OnServer, folder: str) -> str:
             f"{record.run_dir}: W&B did not take everything {why}. Call tl sync again: it sends "
             "the rest."
         ) from error
-    return link
+    return link, last
 
 
 def _write_offline(record: Record, dry_run: bool, say: Say) -> None:
@@ -242,18 +240,20 @@ def _write_offline(record: Record, dry_run: bool, say: Say) -> None:
     say(f"{record.run_dir}: W&B: offline; to upload it: wandb sync {run.settings.sync_dir}")
 
 
-def _fill(run: Any, record: Record, position: int, *, tables: bool, models: bool) -> None:
+def _fill(run: Any, record: Record, position: int, *, tables: bool, models: bool) -> int:
+    """Send it all and end the run; returns the position of its last row."""
     sender = Sender(run, record.arguments["config"]["best"], position)
     for row in record.rows:
         sender.send(row)
     run.summary.update(record.summary)
     if tables and record.state == "done":
-        send_tables(run, record.run_dir, record.summary.get("steps", 0), sender.position)
+        send_tables(sender, record.run_dir, record.summary.get("steps", 0))
     if models and (which := record.config.tracking.wandb.model) != "none":
         send_models(run, record.run_dir, which, MODEL_SECONDS)
     if record.state == "preempted":
         run.mark_preempting()
     run.finish(exit_code=EXIT_CODES.get(record.state, 1))
+    return sender.position
 
 
 def _settings(record: Record, finish_seconds: float) -> Any:

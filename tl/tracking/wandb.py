@@ -232,7 +232,7 @@ class WandbTracker:
     def _send_extras(self, sender: Sender, summary: dict[str, Any]) -> bool:
         """Send tables and models; false, and a line, if W&B lacks some of them."""
         try:
-            send_tables(sender.run, self._run_dir, summary.get("steps", 0), sender.position)
+            send_tables(sender, self._run_dir, summary.get("steps", 0))
             if self._link and self._config.model != "none":
                 send_models(sender.run, self._run_dir, self._config.model, MODEL_SECONDS)
         except Exception as error:  # the rows and the summary are there, and are to arrive

@@ -11,7 +11,8 @@ from typing import Any
 from tl.atomic import from_json
 from tl.tracking.findings import FOLDER, Findings, read_findings
 from tl.tracking.tracker import SUMMARY
-from tl.tracking.wandb_rows import LAST_OF_STEP, ROWS_PER_STEP
+from tl.tracking.wandb_rows import LINES_PER_STEP, ROWS_PER_STEP
+from tl.tracking.wandb_service import Sender
 
 MOST_ROWS = 10_000
 """of a table: W&B's charts and its pages show no more"""
@@ -19,12 +20,8 @@ FOLDERS = {"best": "model", "last": "last"}
 """of the models in a run's folder, by their alias in W&B"""
 
 
-def send_tables(run: Any, run_dir: Path, steps: int, position: int) -> None:
+def send_tables(sender: Sender, run_dir: Path, steps: int) -> None:
     """Log the confusion matrix, the numbers of each class and the mistakes, if a run has them.
-
-    Args:
-        run: an open W&B run.
-        position: of the last row that it has; see `tl.tracking.wandb_rows`.
 
     Raises:
         UserError: the file is not as the run wrote it.
@@ -38,8 +35,11 @@ def send_tables(run: Any, run_dir: Path, steps: int, position: int) -> None:
         "val/per_class": _table(columns, [list(row.values()) for row in found.per_class]),
         "val/mistakes": _mistakes(found, run_dir / FOLDER),
     }
-    at = max(steps * ROWS_PER_STEP + LAST_OF_STEP, position + 1)
-    run.log({"step": steps, **values}, step=at, commit=True)
+    # Tables that did not arrive come again, in a row that is not that of a later line.
+    at = max(steps * ROWS_PER_STEP + LINES_PER_STEP, sender.position + 1)
+    if at >= (steps + 1) * ROWS_PER_STEP:
+        return
+    sender.send((at, {"step": steps, **values}))
 
 
 def send_models(run: Any, run_dir: Path, which: str, seconds: float) -> None:

@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from typing import Any
 
 ROWS_PER_STEP = 100
-LAST_OF_STEP = ROWS_PER_STEP - 1
-"""the line of a step that no line of the record is: tables and pictures, when a run is done"""
+LINES_PER_STEP = 90
+"""of the record; the rows after them are for tables, when a run is done: for as many attempts"""
 PHASE_NUMBER = "phase_number"
 NOTHING = -1
 """the position before the first row"""
@@ -37,8 +37,8 @@ class Positions:
         """The position of the next line, which is one of ``step``."""
         self._lines = self._lines + 1 if step == self._step else 0
         self._step = step
-        if self._lines >= LAST_OF_STEP:
-            raise ValueError(f"more than {LAST_OF_STEP} lines of metrics for step {step}")
+        if self._lines >= LINES_PER_STEP:
+            raise ValueError(f"more than {LINES_PER_STEP} lines of metrics for step {step}")
         return step * ROWS_PER_STEP + self._lines
 
     def row(self, line: dict[str, Any]) -> Row:
