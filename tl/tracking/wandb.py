@@ -129,7 +129,7 @@ class WandbTracker:
         limit = FINISH_SECONDS
         if not self._ready.is_set() and state != "preempted":  # a scheduler's grace is short
             limit += INIT_SECONDS
-        if state == "done" and self._config.model != "none":
+        if state == "done" and self._link and self._config.model != "none":
             limit += MODEL_SECONDS * (2 if self._config.model == "both" else 1)
         deadline = time.monotonic() + limit
         if self._error is None:
