@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tl.config import WandbConfig
-from tl.tracking.wandb import WandbTracker
+from tl.config import BestConfig
+from tl.tracking.wandb_service import Sender
 
 from .stand_in_server import StandInServer
 from .wandb_runs import (
@@ -75,10 +75,9 @@ def test_what_the_server_has_is_not_left_to_wandb_to_leave_out() -> None:
         def log(self, values: dict[str, Any], step: int, commit: bool) -> None:
             given.append(step)
 
-    tracker = WandbTracker(WandbConfig(), print)
-    tracker._sent = 1000
+    sender = Sender(WandbRun(), BestConfig(metric="val/accuracy").model_dump(), 1000)
     for position in (500, 1000, 1001, 1001, 1500):
-        tracker._send(WandbRun(), (position, {}))
+        sender.send((position, {}))
     assert given == [1001, 1500]
 
 
