@@ -22,6 +22,7 @@ from tl.data.streams import BadImages, default_workers
 from tl.engine import reporting, run_dir, runtime, strategy
 from tl.engine.agreement import Agreement
 from tl.engine.domain_rules import check_domains, check_head
+from tl.engine.findings import keep_findings
 from tl.engine.given import given_for
 from tl.engine.loop import train_phase
 from tl.engine.nonfinite import RollBack
@@ -211,6 +212,7 @@ def carry_out(this: Run, run_id: str, tensors: dict[str, Tensor] | None) -> dict
             )
             summary.update(summarize(this))
             write_json_atomically(folder / "summary.json", summary)
+            keep_findings(this)
         summary.update(here.from_main(summary))
     show_summary(summary, folder, this.console)
     return summary
