@@ -157,6 +157,7 @@ def train_phase(run: Run, index: int, resumed: dict[str, Tensor] | None = None) 
         # the same and no generator has to be saved: dropout goes by the images' keys, and whatever
         # an objective or a network draws besides by this seed.
         stopwatch.start()
+        run.console.goes_on(progress.step)
         runtime.seed(seed_of("step", config.seed, progress.step, runtime.rank))
         lr = set_lr(optimizer, lr_factor(phase.schedule, step, total_steps, steps_per_epoch))
         run.watchdog.mark(f"at step {progress.step + 1}, waiting for images")

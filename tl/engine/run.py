@@ -214,7 +214,7 @@ def carry_out(this: Run, run_id: str, tensors: dict[str, Tensor] | None) -> dict
             write_json_atomically(folder / "summary.json", summary)
             keep_findings(this)
         summary.update(here.from_main(summary))
-    show_summary(summary, folder, this.console)
+    show_summary(this, summary)
     return summary
 
 
@@ -272,6 +272,9 @@ def _recorded(this: Run, run_id: str, resumed: bool) -> Iterator[dict[str, Any]]
             total_steps=this.total_steps,
             start_step=progress.step,
             best=progress.best.get(this.config.chosen_best.metric),
+            best_step=int(progress.best["step"]) if progress.best else None,
+            phases=this.plan,
+            gpu=this.runtime.device.type == "cuda",
             resumed=resumed,
         )
     )

@@ -30,6 +30,7 @@ from tl.objectives import objective_class
 from tl.objectives.objective import Given, Stream
 from tl.report.live import Live
 from tl.tracking.console import ConsoleTracker
+from tl.tracking.plan import PhasePlan
 from tl.tracking.status import LiveStatus
 from tl.tracking.trackers import Trackers
 
@@ -215,6 +216,19 @@ class Run:
     def ends_early(self) -> bool:
         """Whether early stopping has ended the present phase."""
         return any(stop["index"] == self.progress.phase for stop in self.progress.early_stops)
+
+    @property
+    def plan(self) -> tuple[PhasePlan, ...]:
+        """How long each phase takes."""
+        target = self.source.target
+        images = len(self.source.val) + (0 if target is None else len(target.test))
+        plan = []
+        for index, phase in enumerate(self.phases):
+            every = phase.evaluate_every_steps or self.steps_per_epoch(phase)
+            batches = images / phase.global_batch_size
+            steps, per_epoch = self.steps_in(index), self.steps_per_epoch(phase)
+            plan.append(PhasePlan(phase.name, steps, per_epoch, every, batches))
+        return tuple(plan)
 
     def evaluates_after(self, phase_step: int) -> bool:
         """Whether there is an evaluation after so many steps of the present phase."""

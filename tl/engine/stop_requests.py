@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tl.config import Config, seconds_of
+from tl.tracking.footer import restore_terminal
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 STOP_FILE = "stop"
@@ -148,11 +149,16 @@ def _keep_children_off_the_pipe() -> None:
 
 def end_at_once(message: str, code: int, last_words: Callable[[str], None]) -> None:
     """End this process and its loader workers from any thread, whatever the main one waits for."""
-    if message:
-        print(message, file=sys.stderr, flush=True)
-    writing = threading.Thread(target=last_words, args=(message,), daemon=True)
-    writing.start()
-    writing.join(timeout=2)  # a disk may hang
+
+    def speak() -> None:
+        restore_terminal()
+        if message:
+            print(message, file=sys.stderr, flush=True)
+        last_words(message)
+
+    speaking = threading.Thread(target=speak, daemon=True)
+    speaking.start()
+    speaking.join(timeout=2)  # a terminal that was stopped, or a disk, may hang
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(code)

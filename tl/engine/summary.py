@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import contextlib
 from typing import Any
 
 from tl.engine.state import Run
+from tl.errors import UserError
 from tl.freezing import trainable_names
 from tl.models import saved
 from tl.models.lora import num_adapter_parameters
-from tl.report.record import FILE as REPORT
-from tl.tracking.console import ConsoleTracker
+from tl.tracking.ending import facts, results
+from tl.tracking.wandb_place import read_place
 
 
 def summarize(this: Run) -> dict[str, Any]:
@@ -55,24 +56,11 @@ def summarize(this: Run) -> dict[str, Any]:
     }
 
 
-def show_summary(summary: dict[str, Any], folder: Path, console: ConsoleTracker) -> None:
+def show_summary(this: Run, summary: dict[str, Any]) -> None:
     """What a person wants to know at the end, and what to do next."""
-    metric = summary["best_metric"]
-    console.say(f"done: best {metric} {summary[metric]:.4g} at step {summary['best_step']}")
-    for key, name in (
-        ("val/accuracy", "validation accuracy"),
-        ("oracle/accuracy", "accuracy on the target, by its labels,"),
-    ):
-        if key in summary:
-            console.say(f"{name} {summary[key]:.4f} there, {summary['last/' + key]:.4f} at the end")
-    for stop in summary["early_stops"]:
-        console.say(f"phase {stop['phase']} ended early, after step {stop['step']}: {stop['why']}")
-    console.say(
-        f"{summary['steps']} steps in {summary['wall_seconds']:.1f} s; "
-        f"trained {summary['trainable_parameters']:,} parameters"
-        + ("; frozen parts unchanged" if summary["frozen_unchanged"] else "")
-    )
-    console.say(f"model: {folder / 'model'}")
-    if (folder / REPORT).is_file():
-        console.say(f"report: {folder / REPORT}")
-    console.say(f"use it: tl predict {folder} IMAGE_OR_FOLDER")
+    link = ""
+    with contextlib.suppress(UserError):
+        link = read_place(this.run_dir).get("link", "")
+    this.console.say(f"done: {summary['steps']:,} steps, {summary['images']:,} images")
+    this.console.show(results(summary, this.plan))
+    this.console.say(facts(summary, this.run_dir, link))

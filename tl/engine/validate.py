@@ -36,6 +36,7 @@ def validate(
         FloatingPointError, RollBack: the loss is not finite.
     """
     progress = run.progress
+    run.console.evaluates()
     metrics: dict[str, float] = {}
     of_val: Evaluation | None = None
     watch = reporting.watch(run)
@@ -96,7 +97,7 @@ def _look_for_the_end(run: Run) -> None:
             )
         )
         run.console.say(f"phase {phase.name} ends early, after step {progress.step}: {why}")
-        run.console.expect(run.total_steps)
+        run.console.expect(run.plan)
 
 
 def share_batch_norm(run: Run) -> None:

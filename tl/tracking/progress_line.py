@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-# What people call the usual metrics, and how many digits help them.
+from rich.cells import cell_len
+
+# What people call the usual metrics, how many digits help them, and when a narrow terminal leaves
+# them out.
 _SHOWN = {
-    "train/loss": ("loss", "{:#.4g}"),
-    "train/accuracy": ("acc", "{:.3f}"),
-    "val/loss": ("val loss", "{:#.4g}"),
-    "val/accuracy": ("val acc", "{:.3f}"),
-    "val/macro_f1": ("val f1", "{:.3f}"),
-    "val/balanced_accuracy": ("val bal acc", "{:.3f}"),
-    "target/im": ("target im", "{:.3f}"),
-    "target/snd": ("target snd", "{:.3f}"),
-    "target/entropy": ("target entropy", "{:.3f}"),
-    "oracle/accuracy": ("oracle acc", "{:.3f}"),
-    "lr": ("lr", "{:.1e}"),
+    "train/loss": ("loss", "{:#.4g}", 1),
+    "train/accuracy": ("acc", "{:.3f}", 0),
+    "val/loss": ("val loss", "{:#.4g}", 4),
+    "val/accuracy": ("val acc", "{:.3f}", 1),
+    "val/macro_f1": ("val f1", "{:.3f}", 1),
+    "val/balanced_accuracy": ("val bal acc", "{:.3f}", 1),
+    "target/im": ("target im", "{:.3f}", 2),
+    "target/snd": ("target snd", "{:.3f}", 2),
+    "target/entropy": ("target entropy", "{:.3f}", 2),
+    "oracle/accuracy": ("oracle acc", "{:.3f}", 3),
+    "lr": ("lr", "{:.1e}", 5),
 }
 _IF_CHOSEN = ("val/macro_f1", "val/balanced_accuracy", "target/snd", "target/entropy")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a line, which is shown whole or not at all."""
+
+    text: str
+    rank: int = 0
+    """where there is no room, what has the highest is left out first"""
+    style: str = ""
+
+
+GAP = "  "
+
+
+def width_of(parts: Sequence[Part]) -> int:
+    """In columns, with the gaps between them."""
+    return cell_len(GAP.join(part.text for part in parts))
+
+
+def fitting(parts: Sequence[Part], width: int) -> list[Part]:
+    """The parts that fit into ``width`` columns, in their order; at least one."""
+    kept = list(parts)
+    while len(kept) > 1 and width_of(kept) > width:
+        del kept[max(range(len(kept)), key=lambda i: (kept[i].rank, i))]
+    return kept
 
 
 def is_evaluation(metrics: Mapping[str, Any]) -> bool:
@@ -28,38 +57,52 @@ def is_evaluation(metrics: Mapping[str, Any]) -> bool:
     return any(key.startswith(("val/", "target/")) for key in metrics)
 
 
-def where(metrics: Mapping[str, Any], step: int, total: int) -> list[str]:
+def where(metrics: Mapping[str, Any], step: int, total: int) -> list[Part]:
     """Step, phase and epoch."""
-    parts = [f"step {step}/{total}"]
+    parts = [Part(f"step {step}/{total}")]
     if "phase" in metrics:
-        parts.append(f"phase {metrics['phase']}")
+        parts.append(Part(f"phase {metrics['phase']}", 6))
     if "epoch" in metrics:
         epoch = metrics["epoch"]
-        parts.append(f"epoch {epoch:g}" if isinstance(epoch, float) else f"epoch {epoch}")
+        parts.append(Part(f"epoch {epoch:g}" if isinstance(epoch, float) else f"epoch {epoch}", 7))
     return parts
 
 
-def values(metrics: Mapping[str, Any], chosen: str = "") -> list[str]:
+def values(metrics: Mapping[str, Any], chosen: str = "") -> list[Part]:
     """The usual metrics, and the one that chooses the best, in a fixed order, by name."""
     return [
-        f"{name} {form.format(metrics[key])}"
-        for key, (name, form) in _SHOWN.items()
+        Part(f"{name} {form.format(metrics[key])}", 0 if key == chosen else rank)
+        for key, (name, form, rank) in _SHOWN.items()
         if isinstance(metrics.get(key), int | float) and (key == chosen or key not in _IF_CHOSEN)
     ]
 
 
+def names_shown(chosen: str) -> list[str]:
+    """The metrics of an evaluation that people look at, and the chosen one."""
+    return [
+        key
+        for key in _SHOWN
+        if (key == chosen or key not in _IF_CHOSEN) and key != "lr" and not key.startswith("train/")
+    ]
+
+
+def name_of(metric: str) -> str:
+    """What people call it."""
+    return _SHOWN[metric][0]
+
+
 def best(metric: str, value: float | int) -> str:
     """The best value of a metric so far; it is that of the accuracy unless it has a name."""
-    name, form = _SHOWN[metric]
+    name, form, _ = _SHOWN[metric]
     return f"best {'' if metric == 'val/accuracy' else f'{name} '}{form.format(value)}"
 
 
-def speed(metrics: Mapping[str, Any]) -> list[str]:
+def speed(metrics: Mapping[str, Any]) -> list[Part]:
     """Images per second, if known."""
     rate = metrics.get("images_per_second")
     if not isinstance(rate, int | float):
         return []
-    return [f"{rate:,.0f} img/s" if rate >= 10 else f"{rate:.1f} img/s"]
+    return [Part(f"{rate:,.0f} img/s" if rate >= 10 else f"{rate:.1f} img/s", 3)]
 
 
 def duration(seconds: float) -> str:
@@ -67,32 +110,3 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-class TimeLeft:
-    """Estimates the time left from the speed of the last logged steps.
-
-    Evaluations between them count, since more of them will come. A new phase starts afresh: a
-    step of the head alone can be a hundred times faster than one of the whole network.
-    """
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self._phase: object = None
-        self._seen: deque[tuple[int, float]] = deque(maxlen=20)
-
-    def update(self, step: int, now: float, phase: object = None) -> None:
-        """Note that ``step`` was reached at ``now`` (in seconds)."""
-        if phase != self._phase:
-            self._phase = phase
-            self._seen.clear()
-        self._seen.append((step, now))
-
-    def seconds(self) -> float | None:
-        """Seconds left, None while two steps have not been seen."""
-        if not self._seen:
-            return None
-        (first, since), (last, now) = self._seen[0], self._seen[-1]
-        if last <= first:
-            return None
-        return (self.total - last) * (now - since) / (last - first)

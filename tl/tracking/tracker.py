@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from tl.tracking.plan import PhasePlan
+
 Metrics = dict[str, float | int | str]
 
 CONFIG, RUN_ID, SUMMARY = "config.yaml", "run_id", "summary.json"
@@ -31,6 +33,12 @@ class RunInfo:
     """goes on from a checkpoint"""
     best: float | int | None = None
     """the value of `best.metric` of the best evaluation so far"""
+    best_step: int | None = None
+    """the step of that evaluation"""
+    phases: tuple[PhasePlan, ...] = ()
+    """all of them, with ``total_steps`` together; none are given where nobody shows progress"""
+    gpu: bool = False
+    """the main process trains on one"""
 
 
 class Tracker(Protocol):
