@@ -88,6 +88,16 @@ class Slow(Supervised):
         return super().forward(batch, progress)
 
 
+class Loud(Eventful):
+    """Writes a line for each micro-batch as a C library does, of each process."""
+
+    def forward(self, batch: dict[str, Any], progress: float) -> dict[str, Tensor]:
+        rank = os.environ.get("RANK", "0")
+        os.write(2, f"rank {rank} writes, {progress:.3f} of the phase\n".encode())
+        time.sleep(0.2)  # for the rows to be drawn, twice a second
+        return super().forward(batch, progress)
+
+
 class EventfulFloat64(Eventful, Float64):
     """Both."""
 

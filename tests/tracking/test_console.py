@@ -68,7 +68,8 @@ def test_the_best_is_that_of_the_metric_that_was_chosen_and_of_earlier_starts() 
     shown = io.StringIO()
     with open_console(shown) as console:
         chosen = {"metric": "val/loss", "mode": "auto"}
-        console.start(RunInfo({"best": chosen}, Path("runs/x"), "id1", 600, 10, True, best=0.25))
+        best = {"val/loss": 0.25, "val/accuracy": 0.5, "step": 5}
+        console.start(RunInfo({"best": chosen}, Path("runs/x"), "id1", 600, 10, True, best=best))
         for step, loss in ((20, 0.5), (30, 0.125)):
             console.log({"val/loss": loss, "val/accuracy": 0.5, "val/macro_f1": 0.5}, step)
         console.expect([PhasePlan("all", 300, 100, 100)])
@@ -78,6 +79,15 @@ def test_the_best_is_that_of_the_metric_that_was_chosen_and_of_earlier_starts() 
         "step 30/600  val loss 0.1250  val acc 0.500  best val loss 0.1250",
         "step 40/300  val loss 0.5000  val acc 0.500  best val loss 0.1250",
     ]
+
+
+def test_of_two_as_good_the_best_is_that_of_the_run_with_the_lower_loss() -> None:
+    """See `tl.selection.is_better`."""
+    console = open_console(io.StringIO())
+    console.start(RunInfo({}, Path("runs/x"), "id1", 600))
+    for step, loss in ((10, 0.5), (20, 0.25), (30, 0.375)):
+        console.log({"val/loss": loss, "val/accuracy": 0.5}, step)
+    assert console.shown.best == {"val/loss": 0.25, "val/accuracy": 0.5, "step": 20}
 
 
 def test_a_log_is_flushed_line_by_line() -> None:

@@ -17,6 +17,7 @@ from tl.tracking.progress_rows import Shown, progress_rows
 PHASES = (PhasePlan("head", 300, 100, 100), PhasePlan("layer4", 300, 100, 100))
 TRAINING = {"train/loss": 0.25, "train/accuracy": 0.861, "lr": 1e-3, "images_per_second": 312.4}
 EVALUATION = {"val/loss": 0.5, "val/accuracy": 0.883}
+BEST = {"val/accuracy": 0.92, "target/im": 1.3, "step": 300}
 TARGET = {"target/im": 1.234, "target/snd": 3.0, "target/entropy": 0.5, "oracle/accuracy": 0.7}
 
 
@@ -30,7 +31,7 @@ def rows(shown: Shown, width: int) -> list[str]:
 
 def shown(**more: object) -> Shown:
     usual = {
-        "phases": PHASES, "step": 350, "best": 0.92, "best_step": 300, "training": TRAINING,
+        "phases": PHASES, "step": 350, "best": BEST, "training": TRAINING,
         "evaluation": EVALUATION, "memory": "GPU 3.2 GB", "doing": "", "seconds_left": 42.0,
     }  # fmt: skip
     return Shown(**{**usual, **more})  # type: ignore[arg-type]
@@ -74,7 +75,7 @@ def test_the_parts_of_the_third_row_leave_in_the_documented_order() -> None:
 
 def test_adaptation_shows_the_target_and_the_best_by_what_it_was_chosen_by() -> None:
     third = rows(
-        shown(evaluation={**EVALUATION, **TARGET}, chosen="target/im", best=1.3), width=110
+        shown(evaluation={**EVALUATION, **TARGET}, chosen="target/im", best=BEST), width=110
     )[2]
     assert third == (
         "eval   val loss 0.5000  val acc 0.883  target im 1.234  oracle acc 0.700  "

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from tl.config import BestConfig
-from tl.selection import sign_of
+from tl.selection import is_better
 from tl.tracking.footer import Footer
 from tl.tracking.memory import in_words, memory_in_use
 from tl.tracking.plan import PhasePlan
@@ -69,8 +69,9 @@ class ConsoleTracker:
         self._started = time.monotonic()
         self._last_line: float | None = None
         self._gpu = False
-        self._sign = sign_of(_USUAL)
-        self._shown = Shown(phases=[_NO_PHASE])
+        self._chosen = _USUAL
+        self.shown = Shown(phases=[_NO_PHASE])
+        """how far the run has come"""
         self._left = TimeLeft([_NO_PHASE])
 
     def __enter__(self) -> Self:
@@ -104,16 +105,15 @@ class ConsoleTracker:
     def start(self, run: RunInfo) -> None:
         """Begin to show the progress of a run."""
         chosen = BestConfig(**{**_USUAL.model_dump(), **run.config.get("best", {})})
-        self._sign, self._gpu = sign_of(chosen), run.gpu
+        self._chosen, self._gpu = chosen, run.gpu
         self._started, self._last_line = time.monotonic(), None
-        self._shown = Shown(
+        self.shown = Shown(
             phases=self._named(run.phases or [replace(_NO_PHASE, steps=run.total_steps)]),
             step=run.start_step,
             chosen=chosen.metric,
-            best=run.best,
-            best_step=run.best_step,
+            best=dict(run.best),
         )
-        self._left = TimeLeft(self._shown.phases, run.start_step)
+        self._left = TimeLeft(self.shown.phases, run.start_step)
         if _is_for_a_person(self.console):
             self._footer = Footer(self.console.file.fileno(), self.console.encoding, self._draw)
             self._footer.open()
@@ -121,16 +121,16 @@ class ConsoleTracker:
     def goes_on(self, step: int) -> None:
         """The step after ``step`` begins. Called before each one: it waits for nothing."""
         self._left.goes_on(step, time.monotonic())
-        self._shown.step, self._shown.doing = step, ""
+        self.shown.step, self.shown.doing = step, ""
 
     def evaluates(self) -> None:
         """An evaluation begins."""
-        self._shown.doing = EVALUATING
+        self.shown.doing = EVALUATING
 
     def log(self, metrics: Metrics, step: int) -> None:
         """Show one line of metrics."""
         now, evaluation = time.monotonic(), is_evaluation(metrics)
-        shown = self._shown
+        shown = self.shown
         shown.step = step
         better = False
         if evaluation:
@@ -152,8 +152,8 @@ class ConsoleTracker:
 
     def expect(self, phases: Sequence[PhasePlan]) -> None:
         """A phase has ended early, and the run has fewer steps than it was thought to have."""
-        self._shown.phases = self._named(phases)
-        self._left.expect(self._shown.phases)
+        self.shown.phases = self._named(phases)
+        self._left.expect(self.shown.phases)
 
     def finish(self, summary: dict[str, Any], state: str) -> None:
         """Take the live display away; what it said last stays, unless the run is done."""
@@ -169,22 +169,24 @@ class ConsoleTracker:
 
     @property
     def _total(self) -> int:
-        return sum(phase.steps for phase in self._shown.phases)
+        return sum(phase.steps for phase in self.shown.phases)
 
     def _note_best(self, metrics: Metrics, step: int) -> bool:
-        shown, value = self._shown, metrics.get(self._shown.chosen)
-        if not isinstance(value, int | float):
+        """Whether it is the best so far, by the rule of the run itself."""
+        numbers = {key: value for key, value in metrics.items() if not isinstance(value, str)}
+        if self._chosen.metric not in numbers:
             return False
-        if shown.best is not None and self._sign * (value - shown.best) <= 0:
+        if not is_better(numbers, self.shown.best, self._chosen):
             return False
-        shown.best, shown.best_step = value, step
+        self.shown.best = {**numbers, "step": step}
         return True
 
     def _show_line(self, metrics: Metrics, step: int, evaluation: bool, better: bool) -> None:
-        shown = self._shown
+        shown = self.shown
         parts = [*where(metrics, step, self._total), *values(metrics, shown.chosen)]
-        if evaluation and shown.best is not None:
-            parts.append(Part(best(shown.chosen, shown.best), 0, "green" if better else ""))
+        if evaluation and shown.best:
+            value = shown.best[shown.chosen]
+            parts.append(Part(best(shown.chosen, value), -1, "green" if better else ""))
         parts += speed(metrics)
         if not evaluation:
             parts.append(Part(shown.memory, 4))
@@ -199,7 +201,7 @@ class ConsoleTracker:
     def _draw(self, columns: int) -> list[str]:
         """The rows as a terminal takes them. Called by the footer's thread."""
         shown = replace(
-            self._shown,
+            self.shown,
             seconds_left=self._left.seconds(time.monotonic()),
             is_sure=self._left.is_sure,
         )

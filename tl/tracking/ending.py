@@ -45,17 +45,20 @@ def facts(summary: dict[str, Any], folder: Path, link: str) -> str:
         link: to the run in Weights & Biases, if it is there.
     """
     where = _short(folder)
-    frozen = f"; {summary['frozen_parameters']:,} frozen" if summary["frozen_parameters"] else ""
-    unchanged = ", unchanged" if summary["frozen_unchanged"] else ""
+    frozen = ""
+    if summary["frozen_parameters"]:
+        frozen = f"; {summary['frozen_parameters']:,} frozen, unchanged"
+    elif summary["frozen_unchanged"]:
+        frozen = "; what a phase froze did not change in it"
     wall, training = duration(summary["wall_seconds"]), duration(summary["training_seconds"])
     lines = [
         ("time", f"{wall}, of which training {training}"),
         ("speed", f"{summary['images_per_second']:,.1f} images/s in training"),
-        ("trained", f"{summary['trainable_parameters']:,} parameters{frozen}{unchanged}"),
+        ("trained", f"{summary['trainable_parameters']:,} parameters{frozen}"),
     ]
     for stop in summary["early_stops"]:
-        text = f"phase {stop['phase']}, after step {stop['step']}: {stop['why']}"
-        lines.append(("ended early", text))
+        what = f"phase {stop['phase']} ended early, after step {stop['step']}"
+        lines.append(("early", f"{what}: {stop['why']}"))
     lines.append(("model", f"{where / 'model'}"))
     if (folder / REPORT).is_file():
         lines.append(("report", f"{where / REPORT}"))

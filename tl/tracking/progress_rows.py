@@ -12,7 +12,7 @@ not chosen to go by. Time left, accuracy and the best stay to the last.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.progress_bar import ProgressBar
@@ -46,8 +46,8 @@ class Shown:
     """steps done"""
     chosen: str = "val/accuracy"
     """the metric of the best"""
-    best: float | int | None = None
-    best_step: int | None = None
+    best: Mapping[str, float | int] = field(default_factory=dict)
+    """metrics of the best evaluation, and its step; nothing if there was none"""
     training: Metrics = field(default_factory=dict)
     """the last line of it"""
     evaluation: Metrics = field(default_factory=dict)
@@ -69,10 +69,9 @@ def progress_rows(shown: Shown, width: int) -> list[Table | Text]:
         *([Part(shown.memory, 4)] if shown.memory else []),
     ]
     evaluation = [label[1], *values(shown.evaluation, shown.chosen)]
-    if shown.best is not None:
-        at = f" at step {shown.best_step}" if shown.best_step is not None else ""
-        text = best(shown.chosen, shown.best)
-        long = [*evaluation, Part(text + at, -1, "green")]
+    if shown.best:
+        text = best(shown.chosen, shown.best[shown.chosen])
+        long = [*evaluation, Part(f"{text} at step {shown.best['step']}", -1, "green")]
         evaluation.append(Part(text, -1, "green"))
         evaluation = long if width_of(long) <= width else evaluation
     elif not shown.evaluation:
@@ -103,7 +102,7 @@ def _first_row(shown: Shown, width: int) -> Table | Text:
     if len(kept) < len(parts) or room < FEWEST_OF_BAR:
         return _row(kept, width)
     grid = Table.grid()
-    bar = ProgressBar(total=max(total, 1), completed=shown.step, width=room)
+    bar = ProgressBar(total=max(total, 1), completed=shown.step, width=room, complete_style="cyan")
     grid.add_row(_row(kept[:3], width), GAP, bar, GAP if kept[3:] else "", _row(kept[3:], width))
     return grid
 

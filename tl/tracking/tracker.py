@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,10 +32,8 @@ class RunInfo:
     """steps that are done already"""
     resumed: bool = False
     """goes on from a checkpoint"""
-    best: float | int | None = None
-    """the value of `best.metric` of the best evaluation so far"""
-    best_step: int | None = None
-    """the step of that evaluation"""
+    best: Mapping[str, float | int] = field(default_factory=dict)
+    """the metrics of the best evaluation so far, and its ``step``"""
     phases: tuple[PhasePlan, ...] = ()
     """all of them, with ``total_steps`` together; none are given where nobody shows progress"""
     gpu: bool = False
