@@ -39,7 +39,8 @@ def as_svg(screen: pyte.Screen, title: str) -> str:
     for row in range(rows[-1] + 1):
         text = Text(no_wrap=True)
         letters = [screen.buffer[row][column] for column in range(screen.columns)]
-        for style, alike in itertools.groupby(letters, style_of):
+        # A word each, for it to have a place of its own whatever the font of who looks at it.
+        for (style, _), alike in itertools.groupby(letters, lambda x: (style_of(x), x.data == " ")):
             text.append("".join(letter.data for letter in alike), style)
         text.rstrip()
         console.print(text)

@@ -38,7 +38,7 @@ def shown(**more: object) -> Shown:
 
 
 def test_the_parts_of_the_first_row_leave_in_the_documented_order() -> None:
-    parts = ["━", "epoch 4/6", "phase 2/2 layer4", "evaluating", "step 350/600", "0:42 left"]
+    parts = ["━─", "epoch 4/6", "phase 2/2 layer4", "evaluating", "step 350/600", "0:42 left"]
     left = parts
     for width in range(100, 19, -1):
         row = rows(shown(doing="evaluating"), width)[0]
@@ -85,7 +85,7 @@ def test_adaptation_shows_the_target_and_the_best_by_what_it_was_chosen_by() -> 
 
 def test_before_the_first_line_there_is_what_is_known() -> None:
     first, *others = rows(Shown(PHASES[:1], step=150), 60)
-    assert re.fullmatch(r"phase head  epoch 2/3  step 150/300  ━+╸? +starting", first)
+    assert re.fullmatch(r"phase head  epoch 2/3  step 150/300  ━{6}─{7}  starting", first)
     assert len(first) == 60
     assert others == [
         "train",

@@ -28,7 +28,7 @@ from tl.tracking.progress_line import (
     values,
     where,
 )
-from tl.tracking.progress_rows import EVALUATING, Shown, progress_rows
+from tl.tracking.progress_rows import EMPTY, EVALUATING, FULL, Shown, progress_rows
 from tl.tracking.time_left import TimeLeft
 from tl.tracking.tracker import Metrics, RunInfo
 
@@ -206,9 +206,12 @@ class ConsoleTracker:
             is_sure=self._left.is_sure,
         )
         with self.console.capture() as captured:
-            for row in progress_rows(shown, columns):
-                self.console.print(row, width=columns, no_wrap=True)
-        return captured.get().splitlines()
+            rows = Text("\n").join(progress_rows(shown, columns))
+            self.console.print(rows, width=columns, no_wrap=True)
+        drawn = captured.get()
+        if not self.console.encoding.lower().startswith("utf"):
+            drawn = drawn.replace(FULL, "=").replace(EMPTY, "-")
+        return drawn.splitlines()
 
     def _close(self, keep: bool) -> None:
         if self._footer is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -70,9 +69,8 @@ def facts(summary: dict[str, Any], folder: Path, link: str) -> str:
 
 
 def _short(folder: Path) -> Path:
-    """As it is called from here, if that is shorter."""
+    """As it is called from here, if it is below."""
     try:
-        from_here = Path(os.path.relpath(folder))
-    except OSError:  # here has been deleted
+        return folder.relative_to(Path.cwd())
+    except (ValueError, OSError):  # it is elsewhere; here has been deleted
         return folder
-    return min(folder, from_here, key=lambda path: len(str(path)))

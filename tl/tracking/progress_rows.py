@@ -1,6 +1,6 @@
 """The rows at the bottom of a terminal: a pure function of what a run has got to and a width.
 
-    phase 2/3 layer4  epoch 7/12  step 310/600 ━━━━━━━━━━━━━╸━━━━━━━━━━━━  0:42 left
+    phase 2/3 layer4  epoch 7/12  step 310/600 ━━━━━━━━━━━━━────────────  0:42 left
     train  loss 0.2312  acc 0.861  lr 1.0e-03  312 img/s  memory 812 MB
     eval   val loss 0.4123  val acc 0.883  best 0.920 at step 300
 
@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from tl.tracking.plan import PhasePlan, place_after
@@ -35,6 +33,8 @@ from tl.tracking.tracker import Metrics
 
 FEWEST_OF_BAR, MOST_OF_NAME = 8, 24
 STARTING, EVALUATING = "starting", "evaluating"
+FULL, EMPTY = "━", "─"
+"""of the bar, which is to be read without colours as well"""
 
 
 @dataclass
@@ -59,8 +59,8 @@ class Shown:
     """of the seconds left"""
 
 
-def progress_rows(shown: Shown, width: int) -> list[Table | Text]:
-    """Three renderables, each of one row of at most ``width`` columns."""
+def progress_rows(shown: Shown, width: int) -> list[Text]:
+    """Three texts, each of one row of at most ``width`` columns."""
     label = Part("train", 2, "bold"), Part("eval ", 2, "bold")
     training = [
         label[0],
@@ -79,7 +79,7 @@ def progress_rows(shown: Shown, width: int) -> list[Table | Text]:
     return [_first_row(shown, width), _row(training, width), _row(evaluation, width)]
 
 
-def _first_row(shown: Shown, width: int) -> Table | Text:
+def _first_row(shown: Shown, width: int) -> Text:
     # An evaluation belongs to the step before it, and may be the last thing in a phase.
     here = place_after(shown.phases, shown.step - (shown.doing == EVALUATING))
     name = shown.phases[here.index].name
@@ -101,19 +101,14 @@ def _first_row(shown: Shown, width: int) -> Table | Text:
     room = width - width_of(kept) - len(GAP)
     if len(kept) < len(parts) or room < FEWEST_OF_BAR:
         return _row(kept, width)
-    grid = Table.grid()
-    bar = ProgressBar(total=max(total, 1), completed=shown.step, width=room, complete_style="cyan")
-    grid.add_row(_row(kept[:3], width), GAP, bar, GAP if kept[3:] else "", _row(kept[3:], width))
-    return grid
+    full = round(room * min(1.0, shown.step / max(total, 1)))
+    bar = Text.assemble((FULL * full, "cyan"), (EMPTY * (room - full), "dim"))
+    rest = [_row(kept[3:], width)] if kept[3:] else []
+    return Text(GAP).join([_row(kept[:3], width), bar, *rest])
 
 
 def _row(parts: Sequence[Part], width: int) -> Text:
-    row = (
-        Text(GAP, no_wrap=True, overflow="ellipsis").join(
-            Text(part.text, style=part.style) for part in fitting(parts, width)
-        )
-        if parts
-        else Text()
-    )
+    texts = (Text(part.text, style=part.style) for part in fitting(parts, width))
+    row = Text(GAP).join(texts)
     row.truncate(width, overflow="ellipsis")
     return row
