@@ -14,6 +14,7 @@ COMMANDS = {
     "interpolate": "weights between where a run started and where it ended (WiSE-FT)",
     "submit": "queue a run, or a sweep of runs, as a job of Slurm",
     "predict": "classes and probabilities for images",
+    "export": "a run's model for ONNX Runtime, timm, Transformers or torch, checked on images",
     "rank": "which pretrained network, or which cut of one, suits your images",
     "find-lr": "a learning rate, by raising it until the loss does",
     "map": "pictures of two domains before and after adaptation",

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 # line only. A new one has to be given its place here.
 LAYERS = [
     {"launch"},
+    {"export"},
     {"engine", "slurm"},
     {"report"},
     {"objectives", "tracking"},
