@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tl.errors import UserError
 from tl.export import FORMATS, export, safetensors
 from tl.export.check import Comparison, compare, over
+from tl.export.int8 import Int8, check_loss
 from tl.export.needs import needs
 from tl.export.wish import Wish
 from tl.models.saved import SavedModel
@@ -140,7 +141,7 @@ def test_a_network_that_the_other_library_lacks_is_refused_with_what_to_do(
     assert "model.name=timm:NAME" in error
 
 
-def test_int8_that_loses_more_than_allowed_is_an_error(
+def test_a_loss_of_accuracy_cannot_be_limited_where_nobody_knows_the_classes(
     model: Path, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -152,6 +153,15 @@ def test_int8_that_loses_more_than_allowed_is_an_error(
     assert tl_export(*words, "--images", unlabelled) == 2
     assert "needs images with labels" in capfd.readouterr().err
     assert not out.exists()
+
+
+def test_int8_that_loses_more_than_allowed_is_an_error() -> None:
+    comparison = Comparison(100, 4.0, 0.5, 0.1, 97)
+    measured = Int8(comparison, 0.90, 0.92, 1_000, 4_000, 20.0, 10.0)
+    check_loss(measured, None)
+    check_loss(measured, 0.03)
+    with pytest.raises(UserError, match=r"loses 0\.0200 .* --max-accuracy-loss 0\.01"):
+        check_loss(measured, 0.01)
 
 
 def test_a_missing_library_says_what_to_install() -> None:

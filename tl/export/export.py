@@ -77,6 +77,8 @@ def export(wish: Wish) -> dict[str, Any]:
     console = open_console()
     model = saved.load(wish.asked.model)
     images = open_images(wish.asked, model.classes, wish.num_images)
+    if not images.labelled and wish.max_accuracy_loss is not None:
+        raise UserError("--max-accuracy-loss needs images with labels: folders named by class")
     for note in images.notes:
         console.say(f"note: {note}")
     form = WRITERS[wish.format]
@@ -173,8 +175,6 @@ def _small(
 ) -> int8.Int8:
     """Measure the int8 graph; UserError if it loses more than is allowed."""
     logits, pixels = over
-    if labels is None and wish.max_accuracy_loss is not None:
-        raise UserError("--max-accuracy-loss needs images with labels: folders named by class")
     small = onnx.read(folder, model, onnx.INT8_FILE)
     measured = int8.measure(
         (plain, small),
@@ -183,12 +183,7 @@ def _small(
         pixels,
         labels,
     )
-    most = wish.max_accuracy_loss
-    if most is not None and not (measured.lost or 0.0) <= most:
-        raise UserError(
-            f"int8 loses {measured.lost:.4f} of accuracy, more than --max-accuracy-loss {most:g}: "
-            f"{measured}. Nothing was kept; export without --int8, or allow more"
-        )
+    int8.check_loss(measured, wish.max_accuracy_loss)
     return measured
 
 

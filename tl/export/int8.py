@@ -17,6 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tl.errors import UserError
 from tl.export.check import Comparison, Reader, compare
 from tl.export.needs import needs
 
@@ -107,6 +108,16 @@ def measure(
         images_per_second=rate,
         float_images_per_second=float_rate,
     )
+
+
+def check_loss(measured: Int8, most: float | None) -> None:
+    """Raise UserError if more accuracy is lost than ``most``; None: whatever is lost will do."""
+    lost = measured.lost
+    if most is not None and lost is not None and lost > most:
+        raise UserError(
+            f"int8 loses {lost:.4f} of accuracy, more than --max-accuracy-loss {most:g}: "
+            f"{measured}. Nothing was kept; export without --int8, or allow more"
+        )
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:
