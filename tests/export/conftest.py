@@ -70,6 +70,12 @@ def save_model(
     """A model folder of random weights whose logits say something of an image."""
     torch.manual_seed(0)
     network = zoo.build(architecture, len(classes), size, **more)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "layer_scale" in name:  # ConvNeXt's begin at 1e-6, and no block would count
+                parameter.fill_(0.5)
+            elif not parameter.any():  # ViT's head begins at 0, and all logits would be equal
+                parameter.normal_(std=0.1)
     preprocessing = with_image_size(preprocessing_of(architecture, None), size)
     view = plain_view(preprocessing)
     x = normalise(torch.stack([view(picture(seed)) for seed in range(50, 66)]), preprocessing)

@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from full_disk import files_end_at
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tl.data.transforms import plain_view
 from tl.errors import UserError
 from tl.export import FORMATS, export, safetensors
-from tl.export.check import Comparison, compare, over
+from tl.export.check import Comparison, compare, original, over, rounding
+from tl.export.folder import staged
 from tl.export.int8 import Int8, check_loss
 from tl.export.needs import needs
-from tl.export.wish import Wish
+from tl.export.wish import RESULT, Wish
+from tl.models import saved
 from tl.models.saved import SavedModel
 
 from .conftest import save_model, tl_export
@@ -79,6 +83,38 @@ def test_only_an_export_is_overwritten_and_only_if_wanted(
     assert tl_export(*words[:-1], other, "--overwrite") == 2
     assert "is no export" in capfd.readouterr().err
     assert (other / "dear.txt").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UserError])
+def test_what_is_interrupted_leaves_what_was_there(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    out = tmp_path / "out"
+    with staged(out, overwrite=False) as folder:
+        (folder / RESULT).write_text("old")
+
+    def write_half() -> None:
+        with staged(out, overwrite=True) as folder:
+            (folder / RESULT).write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / RESULT).read_text() == "old"
+
+
+def test_a_model_that_gives_no_numbers_is_not_exported(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_model(tmp_path / "model", "squeezenet1_1")
+    state = load_file(folder / "model.safetensors")
+    state["features.0.weight"][:] = 3e38  # finite, as what is read must be, and its sums are not
+    save_file(state, folder / "model.safetensors")
+    words = ["--to", "safetensors", "--images", images, "--output", tmp_path / "out"]
+    assert tl_export(folder, *words) == 2
+    assert "no finite numbers" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_computes_something_else_is_not_kept(
@@ -177,7 +213,22 @@ def test_a_comparison_is_of_the_largest_difference() -> None:
     assert same.same_class == 2
     assert not compare(a, a + torch.tensor([[0.0, 1e-2], [0.0, 0.0]])).holds
     assert not compare(a, torch.full_like(a, torch.nan)).holds
+    assert not compare(a, torch.full_like(a, torch.inf)).holds
     assert compare(a, a.flip(1)).same_class == 0
+
+
+def test_what_float32_is_off_by_itself_is_rounding(model: Path, images: Path) -> None:
+    loaded = saved.load(model)
+    view = plain_view(loaded.preprocessing)
+    paths = sorted(images.rglob("*.png"))
+    pixels = torch.stack([view(Image.open(path)) for path in paths])
+    with torch.inference_mode():
+        ours = over(original(loaded), pixels, 4)
+    off = rounding(loaded, pixels, ours, 4)
+    assert 0 < off < 1e-5 * max(1, ours.abs().max())  # of SqueezeNet's 18 layers
+    assert next(loaded.network.parameters()).dtype == torch.float32
+    assert not Comparison(9, 1.0, 5e-4, 0, 9).holds
+    assert Comparison(9, 1.0, 5e-4, 0, 9, rounding=1e-4).holds
 
 
 def test_batches_of_one_two_and_seven_come_first_also_of_few_images() -> None:

@@ -194,7 +194,7 @@ def _checked(wish: Wish, found: Findings) -> str:
         lines.append(
             f"From the images' files, with this format's own preprocessing: probabilities differ "
             f"by {c.probabilities:.2g} at most (logits by {c.logits:.2g}), the same class for "
-            f"{c.same_class:,} of {c.images:,}. Its resize filter is another one."
+            f"{c.same_class:,} of {c.images:,}. What differs is how it resizes and where it cuts."
         )
     if found.int8 is not None:
         lines.append(

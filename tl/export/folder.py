@@ -37,9 +37,11 @@ def staged(output: Path, overwrite: bool) -> Iterator[Path]:
         partial.rename(output)
         sync(output.parent)
     except OSError as error:
-        if old.exists() and not output.exists():
-            old.rename(output)
+        if error.errno is None:  # no system's: Transformers says some of its own so
+            raise
         raise UserError(f"cannot write to --output {output}: {error.strerror or error}") from error
     finally:
+        if old.exists() and not output.exists():  # interrupted between the two
+            old.rename(output)
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

@@ -5,7 +5,7 @@ quantization.html): each layer finds the range of its input anew for each batch,
 needed to calibrate it, and a class of an image may depend on the others of its batch.
 
 Weights are unsigned: with signed ones, convolutions of SqueezeNet took two to four times as long
-(ONNX Runtime 1.32, two cores with AVX-512), and where a CPU has no VNNI, sums saturate.
+(ONNX Runtime 1.32, two AVX-512 cores, under load), and where a CPU has no VNNI, sums saturate.
 """
 
 from __future__ import annotations
