@@ -59,6 +59,34 @@ def pooled_outputs(network: Network, images: Tensor, cuts: Collection[str]) -> d
     return found
 
 
+def feature_stage(network: Network, wanted: str | None) -> str:
+    """The stage whose pooled output is an image's features: the last but the head, if None.
+
+    Raises:
+        UserError: no such stage, or the head.
+    """
+    names = [stage.name for stage in network.stages[:-1]]
+    if wanted is None:
+        return names[-1]
+    if wanted not in names:
+        raise unknown(f"stage of {network.architecture}", wanted, names, "--features-from")
+    return wanted
+
+
+def logits_and_pooled(network: Network, images: Tensor, cut: str | None) -> tuple[Tensor, Tensor]:
+    """Logits (N, C) and, of the stage ``cut``, the pooled output: at least float32 (N, width).
+
+    Without a ``cut`` that has a width of 0.
+    """
+    x, pooled = images, images.new_empty(len(images), 0)
+    with network.adapted():
+        for stage in network.stages:
+            x = run_stage(stage, network.model, x)
+            if stage.name == cut:
+                pooled = _precise(pool(x)).clone()  # the next stage may work in place
+    return x, pooled
+
+
 def pool(x: Tensor) -> Tensor:
     """The mean (N, C) over space or tokens.
 
