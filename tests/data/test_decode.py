@@ -18,7 +18,7 @@ from torch import Tensor
 from tl.config import DataConfig
 from tl.data import images
 from tl.data.image_files import ReadFiles
-from tl.data.image_paths import find_images
+from tl.data.image_paths import Inputs, list_images
 from tl.data.images import BadImage, Decoded, Size, read_rgb, read_shrunk
 from tl.data.resizing import SPARE
 from tl.data.split import Split
@@ -227,10 +227,10 @@ def test_an_mpo_is_shrunk_too() -> None:
     assert (decoded.image.size, decoded.size) == ((30, 20), (240, 160))
 
 
-def test_a_choice_of_images_and_paths_to_predict_are_shrunk(large: Path) -> None:
+def test_a_choice_of_images_and_paths_to_predict_are_shrunk(large: Path, tmp_path: Path) -> None:
     read = split_of(sorted(large.iterdir())).take([3, 1]).take([1]).read
     assert read.shrunk(0, one_eighth).image.size == (188, 126)  # type: ignore[attr-defined]
-    paths = find_images([str(large / "6.jpg")], DataConfig())
+    paths = list_images(Inputs([str(large / "6.jpg")]), DataConfig(), tmp_path)
     assert paths.read.shrunk(0, one_eighth).image.size == (126, 188)
 
 

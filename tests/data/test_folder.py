@@ -91,7 +91,7 @@ def test_the_split_does_not_depend_on_listing_order_or_place(tmp_path, monkeypat
     entries = ImageTree._entries
 
     def shuffled(tree, below):
-        found = entries(tree, below)
+        found = list(entries(tree, below))
         random.Random(1).shuffle(found)
         return found
 

@@ -100,3 +100,12 @@ def call_main(command, *arguments):
             file.seek(0)
             said.append(file.read())
     return code, *said
+
+
+def call_main_with_one_thread(command, *arguments):
+    """`call_main`, with one thread for each process: their number then changes no last bit."""
+    os.environ["SLURM_CPUS_ON_NODE"] = os.environ.get("WORLD_SIZE", "1")
+    try:
+        return call_main(command, *arguments)
+    finally:
+        del os.environ["SLURM_CPUS_ON_NODE"]

@@ -138,12 +138,6 @@ def images_in(tree: ImageTree, part: str) -> Unlabelled:
     return Unlabelled(names, ReadFiles(names, tree.background, tree.root), tree.root)
 
 
-def images_below(root: Path, data: DataConfig) -> tuple[list[str], list[str]]:
-    """Paths below ``root`` of all images at any depth, sorted, and notes for the user."""
-    tree = ImageTree.at(root, data)
-    return tree.images(""), tree.notes()
-
-
 def part_of(root: Path, children: Sequence[str], names: Sequence[str]) -> str | None:
     """The one folder of these names, in either case, if there is any."""
     found = [child for child in children if child.lower() in names]

@@ -1,17 +1,58 @@
-"""Images by their paths, without labels: files, and folders that are searched."""
+"""Images by their paths, without labels: files, folders, patterns, lists and standard input."""
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from tl.config import DataConfig
-from tl.data.folder import images_below
+from tl.data import name_file
 from tl.data.image_files import ReadFiles
-from tl.errors import UserError, did_you_mean
+from tl.data.image_tree import ImageTree
+from tl.data.name_file import NameFile
+from tl.data.path_lists import check_column, paths_in, paths_in_csv
+from tl.errors import UserError, did_you_mean, printable
+
+STANDARD_INPUT = "-"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a user named to look at."""
+
+    paths: Sequence[str]
+    """files, folders, patterns as shells have them, and ``-`` for paths on standard input"""
+    csv: str | None = None
+    """a file with paths in it, which come last"""
+    column: str = "path"
+    """of that file"""
+    null: bool = False
+    """paths on standard input end with NUL bytes, not with lines"""
+
+    def check(self) -> None:
+        """Look at what takes no time.
+
+        Raises:
+            UserError: a path does not exist, or the CSV file has no such column.
+        """
+        if list(self.paths).count(STANDARD_INPUT) > 1:
+            raise UserError("standard input, -, is named twice; it can be read once")
+        for given in self.paths:
+            path = Path(given)
+            if given != STANDARD_INPUT and not path.exists() and not glob.has_magic(given):
+                beside = [entry.name for entry in path.parent.iterdir()] if _lists(path) else []
+                near = did_you_mean(path.name, beside)
+                raise UserError(f"{given} does not exist.{near} Give an image or a folder")
+        if self.csv is not None:
+            check_column(self.csv, self.column)
 
 
 @dataclass(frozen=True)
@@ -20,6 +61,8 @@ class ImagePaths:
 
     paths: Sequence[str]
     """as the user gave them, or the folder that was given and the path below it"""
+    sha256: str
+    """of all paths in their order"""
     notes: tuple[str, ...] = ()
     background: tuple[int, ...] = tuple(DataConfig().background)
     """RGB colour behind transparent pixels"""
@@ -32,48 +75,93 @@ class ImagePaths:
         return ReadFiles(self.paths, self.background)
 
 
-def find_images(paths: Sequence[str], data: DataConfig) -> ImagePaths:
-    """The images that ``paths`` name, in their order.
+def list_images(inputs: Inputs, data: DataConfig, place: Path) -> ImagePaths:
+    """The images that ``inputs`` names, in its order, written to the folder ``place``.
 
     A folder is searched at any depth for the files that ``data.extensions`` and the rules of
-    `tl.data.folder` let count, sorted; a file is taken whatever its ending. What is named twice,
-    also as another spelling of the path, counts where it comes first.
+    `tl.data.folder` let count, sorted; a file is taken whatever its ending. A pattern that no file
+    is called like stands for all that match it, sorted. What is named twice, also as another
+    spelling of the path, counts where it comes first.
+
+    In memory are at most the names in one folder, the matches of one pattern, and 24 bytes for each
+    image.
 
     Raises:
-        UserError: a path does not exist, or there is not one image.
+        UserError: nothing matches a pattern, a folder or list cannot be read, or there is not one
+            image.
     """
     notes: list[str] = []
-    found = list(_once(_each(paths, data, notes)))
-    if not found:
+    digest = name_file.write(place, _each(inputs, data, notes))
+    names = NameFile(place)
+    one_folder = len(inputs.paths) == 1 and inputs.csv is None and Path(inputs.paths[0]).is_dir()
+    if not one_folder:
+        again = name_file.repeated(names, os.path.abspath)
+        if len(again):
+            left = np.ones(len(names), bool)
+            left[again] = False
+            digest = name_file.write(place, (name for i, name in enumerate(names) if left[i]))
+            names = NameFile(place)
+    if not names:
         endings = ", ".join(data.extensions)
+        given = [*inputs.paths, *([inputs.csv] if inputs.csv else [])]
         raise UserError(
-            f"no images in {', '.join(paths)}. In a folder, files that end in {endings} count; "
+            f"no images in {', '.join(given)}. In a folder, files that end in {endings} count; "
             "a file that is named itself is read whatever its ending"
+            + "".join(f". {note}" for note in notes)
         )
-    return ImagePaths(found, tuple(notes), tuple(data.background), data.decode)
+    return ImagePaths(names, digest, tuple(notes), tuple(data.background), data.decode)
 
 
-def _each(paths: Iterable[str], data: DataConfig, notes: list[str]) -> Iterator[str]:
-    for given in paths:
-        path = Path(given)
-        if path.is_dir():
-            below, ignored = images_below(path, data)
-            notes += [f"{given}: {note}" for note in ignored]
-            if not below:
-                notes.append(f"{given}: no images")
-            yield from (os.path.join(given, name) for name in below)  # noqa: PTH118 - keeps "./"
-        elif path.exists():
-            yield given
+def open_images(place: Path, data: DataConfig, sha256: str) -> ImagePaths:
+    """What another process has listed in a folder."""
+    return ImagePaths(NameFile(place), sha256, (), tuple(data.background), data.decode)
+
+
+def _each(inputs: Inputs, data: DataConfig, notes: list[str]) -> Iterator[str]:
+    for given in inputs.paths:
+        if given == STANDARD_INPUT:
+            yield from paths_in(sys.stdin.buffer, "standard input", inputs.null)
+        elif Path(given).exists():
+            yield from _one(given, data, notes)
         else:
-            beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-            near = did_you_mean(path.name, beside)
-            raise UserError(f"{given} does not exist.{near} Give an image or a folder")
+            found = sorted(glob.iglob(given, recursive=True))  # noqa: PTH207 - keeps "./"
+            if not found:
+                raise UserError(f"nothing matches {given}. ** stands for folders at any depth")
+            for path in found:
+                yield from _one(path, data, notes)
+    if inputs.csv is not None:
+        yield from paths_in_csv(inputs.csv, inputs.column)
 
 
-def _once(paths: Iterable[str]) -> Iterator[str]:
-    seen = set()
-    for path in paths:
-        place = os.path.abspath(path)  # noqa: PTH100 - a million paths; Path would take twice as long
-        if place not in seen:
-            seen.add(place)
-            yield path
+def _one(given: str, data: DataConfig, notes: list[str]) -> Iterator[str]:
+    """The image, or those in the folder, of this path."""
+    if not Path(given).is_dir():
+        yield given
+        return
+    tree = ImageTree.at(Path(given), data)
+    images, endings = 0, Counter[str]()
+    for kind, name in tree.walk(""):
+        if kind == "images":
+            images += 1
+            yield os.path.join(given, name)  # noqa: PTH118 - keeps "./"
+        elif kind == "ignored":  # counted: there may be as many of them as images
+            endings[os.path.splitext(name)[1].lower() or "without an ending"] += 1  # noqa: PTH122
+        elif len(tree.misnamed) < MOST_MISNAMED:
+            tree.misnamed.append(name)
+    notes += [f"{given}: {note}" for note in tree.notes()]
+    if endings:
+        passed = ", ".join(f"{n:,} {printable(ending)}" for ending, n in endings.most_common(10))
+        count = f"{endings.total():,} file{'s' if endings.total() > 1 else ''}"
+        notes.append(
+            f"{given}: ignored {count} whose ending is none of {tree.listed_endings}: {passed}"
+        )
+    if not images:
+        notes.append(f"{given}: no images")
+
+
+MOST_MISNAMED = 1000
+"""folders called like images that are counted in a note"""
+
+
+def _lists(path: Path) -> bool:
+    return path.parent.is_dir() and os.access(path.parent, os.R_OK)

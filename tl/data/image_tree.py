@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -105,35 +105,58 @@ class ImageTree:
         return lists["images", below]
 
     def _walk(self, below: str) -> tuple[list[str], list[str], list[str]]:
-        """Images, sorted, files that are none, and folders that are called like one."""
-        found: list[str] = []
-        ignored: list[str] = []
-        misnamed: list[str] = []
+        """Images, files that are none, and folders that are called like one, each sorted."""
+        found: dict[str, list[str]] = {kind: [] for kind in KINDS}
+        for kind, path in self.walk(below):
+            found[kind].append(path)
+        images, ignored, misnamed = (found[kind] for kind in KINDS)
+        return images, ignored, misnamed
+
+    def walk(self, below: str) -> Iterator[tuple[str, str]]:
+        """What there is at any depth below this folder: which of `KINDS` it is, and its path.
+
+        In the order of the paths. In memory are the names in one folder and in those above it.
+
+        Raises:
+            UserError: a folder cannot be listed, or links lead to it in too many ways.
+        """
         # A link to a folder that it lies in would be followed for ever, and from above the class
         # into the other classes: so know which folders lead down to each.
         top = tuple(self._look_into(str(parent)) for parent in Path(below).parents)
-        todo = [(below, top)]
         ways: Counter[tuple[int, int]] = Counter()
-        while todo:
-            path, above = todo.pop()
-            if (here := self._look_into(path)) in above:
-                continue
-            ways[here] += 1
-            if ways[here] > MOST_WAYS:
-                raise UserError(
-                    f"links lead to {self.root / path} in more than {MOST_WAYS} ways."
-                    " Remove those that repeat its images"
-                )
-            for entry in self._entries(path):
-                name = join(path, entry.name)
-                has_ending = _ending(entry.name) in self.endings
-                if self._is_folder(path, entry):
-                    todo.append((name, (*above, here)))
-                    if has_ending:
-                        misnamed.append(name)
-                else:
-                    (found if has_ending else ignored).append(name)
-        return sorted(found), ignored, misnamed
+        down = [(below, (*top, self._look_into(below)), iter(self._names(below)))]
+        while down:
+            path, above, names = down[-1]
+            for name in names:
+                where = join(path, name.removesuffix("/"))
+                has_ending = _ending(where) in self.endings
+                if not name.endswith("/"):
+                    yield ("images" if has_ending else "ignored"), where
+                    continue
+                if has_ending:
+                    yield "misnamed", where
+                if (here := self._look_into(where)) in above:
+                    continue
+                ways[here] += 1
+                if ways[here] > MOST_WAYS:
+                    raise UserError(
+                        f"links lead to {self.root / where} in more than {MOST_WAYS} ways."
+                        " Remove those that repeat its images"
+                    )
+                down.append((where, (*above, here), iter(self._names(where))))
+                break
+            else:
+                down.pop()
+
+    def _names(self, below: str) -> list[str]:
+        """Names in a folder, those of folders with / at their end, as which they sort.
+
+        So what is below ``a`` comes behind ``a-b``, as their paths do.
+        """
+        return sorted(
+            f"{entry.name}/" if self._is_folder(below, entry) else entry.name
+            for entry in self._entries(below)
+        )
 
     def split(self, part: str, folders: Sequence[str], classes: Sequence[str]) -> Split:
         """The images in these class folders of a part; labels are positions in ``classes``."""
@@ -204,10 +227,10 @@ class ImageTree:
             self.index.looked_into.setdefault(join(below, entry.name), None)
         return False
 
-    def _entries(self, below: str) -> list[os.DirEntry[str]]:
+    def _entries(self, below: str) -> Iterator[os.DirEntry[str]]:
         try:
             with os.scandir(self.root / below) as entries:
-                return [entry for entry in entries if not entry.name.startswith(".")]
+                yield from (entry for entry in entries if not entry.name.startswith("."))
         except OSError as error:
             raise self._cannot_list(below, error) from error
 
