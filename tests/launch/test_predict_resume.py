@@ -13,7 +13,7 @@ from launch import predict
 
 from .conftest import call_main_with_one_thread, write_image
 
-IMAGES = 150
+IMAGES = 120
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def result(place):
 
 @pytest.fixture(scope="module")
 def whole(run_folder, images, tmp_path_factory):
-    """What an uninterrupted prediction leaves, and how long it takes."""
+    """What an uninterrupted prediction leaves."""
     place = tmp_path_factory.mktemp("whole")
     [process] = start(1, words(run_folder, images, place))
     process.join()
@@ -74,7 +74,7 @@ def whole(run_folder, images, tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize("first", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(
     run_folder, images, whole, tmp_path, first
 ):
@@ -83,24 +83,25 @@ def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(
     while not (tmp_path / "p.csv").exists():
         processes = start(world_size, words(run_folder, images, tmp_path))
         before = len(list(tmp_path.glob("p.csv.partial/*.rows")))
-        more = chance.randrange(1, 60)
+        more = chance.randrange(1, 50)
         while any(process.is_alive() for process in processes):
             done = len(list(tmp_path.glob("p.csv.partial/*.rows")))
-            if kills < 3 and done >= before + more:
+            if kills < 2 and done >= before + more:
                 time.sleep(chance.random() * 0.02)
                 for process in processes:
                     os.kill(process.pid, signal.SIGKILL)
                 kills += 1
                 break
-            time.sleep(0.001)
+            time.sleep(0.005)
         for process in processes:
             process.join()
         codes = {process.exitcode for process in processes}
         assert codes in ({0}, {-signal.SIGKILL}, {0, -signal.SIGKILL}), codes
         world_size = 3 - world_size  # the next one has another number of processes
-    assert kills >= 2
+    assert kills == 2
     # The last kill may have come between the last two things that are done.
-    shutil.rmtree(tmp_path / "p.csv.partial", ignore_errors=True)
+    for folder in tmp_path.glob("*p.csv.partial*"):
+        shutil.rmtree(folder)
     assert result(tmp_path) == whole
 
 
@@ -108,7 +109,7 @@ def test_other_options_are_refused_until_overwritten(run_folder, images, tmp_pat
     [process] = start(1, words(run_folder, images, tmp_path))
     while not list(tmp_path.glob("p.csv.partial/*.rows")):
         assert process.is_alive()
-        time.sleep(0.001)
+        time.sleep(0.005)
     process.kill()
     process.join()
     _, *asked = map(str, words(run_folder, images, tmp_path))
@@ -119,6 +120,6 @@ def test_other_options_are_refused_until_overwritten(run_folder, images, tmp_pat
     other = [asked[0], str(images / "1.png"), *asked[2:]]
     assert predict.main(other) == 2
     error = capfd.readouterr().err
-    assert "the list of images; number of images (now 1, before 150)" in error
+    assert "the list of images; number of images (now 1, before 120)" in error
     assert predict.main([*other, "--overwrite"]) == 0
     assert (tmp_path / "p.csv").read_bytes().count(b"\n") == 2

@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 from tl.errors import UserError, unknown
 
-LONGEST = 2**20
-"""bytes of a path; the longest that Linux takes has 4,096"""
+LONGEST = 2**16
+"""bytes of a path, and of what is read at a time; the longest that Linux takes has 4,096"""
 
 
 def paths_in(stream: BinaryIO, name: str, null: bool) -> Iterator[str]:
@@ -34,7 +34,7 @@ def paths_in(stream: BinaryIO, name: str, null: bool) -> Iterator[str]:
             yield from _path(path, name, number, null)
         if len(rest) > LONGEST:
             raise UserError(
-                f"{name} has a path of more than a million bytes. Expected one path "
+                f"{name} has a path of more than {LONGEST:,} bytes. Expected one path "
                 + ("before each NUL byte" if null else "a line (-0: each ended by a NUL byte)")
             )
     yield from _path(rest, name, number + 1, null)

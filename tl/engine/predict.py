@@ -25,7 +25,7 @@ from tl.data.image_paths import ImagePaths, open_images
 from tl.engine import prediction_features, runtime
 from tl.engine.prediction_features import FeatureFile
 from tl.engine.prediction_making import Asked, made
-from tl.engine.prediction_request import Listing, Request
+from tl.engine.prediction_request import Listing, Request, partial_features
 from tl.engine.prediction_rows import FORMATS, Layout
 from tl.engine.prediction_work import Pieces, Work, write_all
 from tl.engine.runtime import Runtime
@@ -64,7 +64,7 @@ def predict(request: Request, listing: Listing) -> None:
     work.key, done = here.from_main((work.key, work.done()))
     features = None
     if request.features is not None:
-        features = _feature_file(here, request.features, model, stage, work, pieces, done)
+        features = _feature_file(here, request.features, model, stage, pieces, done)
     rows = FORMATS[request.format](model.classes, layout)
     asked = Asked(request, here, model, images, rows, layout, stage, features)
     mine = [number for number in range(len(pieces)) if number not in done]
@@ -148,7 +148,6 @@ def _feature_file(
     final: Path,
     model: SavedModel,
     stage: str | None,
-    work: Work,
     pieces: Pieces,
     done: set[int],
 ) -> FeatureFile | None:
@@ -157,20 +156,21 @@ def _feature_file(
     with torch.inference_mode():
         nothing = torch.zeros(1, channels, side, side, device=here.device)
         width = logits_and_pooled(model.network, nothing, stage)[1].shape[1]
-    file, ending, shape = work.folder / "features", final.suffix.lower(), (pieces.images, width)
+    file, shape = partial_features(final), (pieces.images, width)
 
     def make() -> None:
-        if file.exists() or len(done) == len(pieces):  # and it has its name, or will have
-            return
-        if done:
+        if not done:
+            prediction_features.create(file, final.suffix.lower(), shape)
+        elif len(done) < len(pieces) and not file.exists():
             raise UserError(
                 f"{file} is gone, and with it features of images that are done. Start anew with "
                 "--overwrite"
             )
-        prediction_features.create(file, ending, shape)
 
     here.on_main(make)
-    return FeatureFile(file, ending, shape) if len(done) < len(pieces) else None
+    if len(done) == len(pieces):  # then it may have its name already
+        return None
+    return FeatureFile(file, final.suffix.lower(), shape)
 
 
 def _join(asked: Asked, work: Work, pieces: Pieces, done: set[int], makes: Iterator[int]) -> None:
@@ -199,7 +199,7 @@ def _join(asked: Asked, work: Work, pieces: Pieces, done: set[int], makes: Itera
     if request.output is not None and not (none and not asked.layout.errors):
         if request.features is not None:
             with suppress(FileNotFoundError):  # it was done before a crash
-                (work.folder / "features").replace(request.features)
+                partial_features(request.features).replace(request.features)
                 sync(request.features.parent)
         joined.replace(request.output)
         sync(request.output.parent)

@@ -82,7 +82,13 @@ class Listing:
 
     def leave(self) -> Path | None:
         """When the command fails: tidy up; returns the folder if there is something in it."""
-        return self._work.folder if self._work is not None and self._work.leave() else None
+        if self._work is None:
+            return None
+        if self._work.leave():
+            return self._work.folder
+        if self._request.features is not None:
+            partial_features(self._request.features).unlink(missing_ok=True)
+        return None
 
 
 def output_and_format(output: str | None, format_name: str | None) -> tuple[Path | None, str]:
@@ -122,6 +128,11 @@ def features_file(features: str | None, output: Path | None) -> Path | None:
     if path == output:
         raise UserError(f"--features {features} is --output as well; give each a file of its own")
     return path
+
+
+def partial_features(features: Path) -> Path:
+    """Where features are until they are complete: they may be on another disk than the output."""
+    return features.with_name(f"{features.name}.partial")
 
 
 def cam_folder(cam: str | None) -> Path | None:
