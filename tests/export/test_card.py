@@ -6,16 +6,13 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
 import yaml
 from huggingface_hub import ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from scipy.stats import binomtest
 
 from tl.errors import printable
-from tl.export.card import wilson
 from tl.export.markdown import plain, rows
 
 from .conftest import save_model, tl_export
@@ -79,9 +76,3 @@ def test_a_card_of_hostile_names_is_read_by_hugging_face(images: Path, tmp_path:
     seen = rendered(body)
     assert not seen.tags & {"script", "a", "b"}
     assert [seen.cells[i] for i in (1, 3, 5, 7)] == [printable(name) for name in HOSTILE]
-
-
-@pytest.mark.parametrize(("right", "of"), [(0, 7), (7, 7), (54, 60), (1, 1), (941, 1000)])
-def test_the_interval_is_scipys(right: int, of: int) -> None:
-    theirs = binomtest(right, of).proportion_ci(method="wilson")
-    assert wilson(right, of) == pytest.approx((theirs.low, theirs.high), abs=1e-6)

@@ -13,7 +13,8 @@ from tl.models.preprocessing import Preprocessing
 from tl.report.comparison import write_comparison
 from tl.report.page import write_page
 from tl.report.pictures import Pictures
-from tl.report.record import FILE, Record, read_run
+from tl.report.record import Record, read_run
+from tl.tracking.tracker import REPORT
 
 COMPARISON = "comparison.html"
 
@@ -27,7 +28,7 @@ def report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
     folders = list({folder.resolve(): folder for folder in run_dirs}.values())
     records = [read_run(folder) for folder in folders]
     pictures = [pictures_of(record) for record in records]
-    path = output or (folders[0] / FILE if len(folders) == 1 else Path(COMPARISON))
+    path = output or (folders[0] / REPORT if len(folders) == 1 else Path(COMPARISON))
     try:
         if len(records) == 1:
             write_page(records[0], pictures[0], path)

@@ -22,10 +22,10 @@ from tl.models.network import Network
 from tl.report import kept
 from tl.report.page import write_page
 from tl.report.pictures import Pictures
-from tl.report.record import FILE, read_run
+from tl.report.record import read_run
 from tl.report.seen import Watch
 from tl.report.times import Times, peak_memory
-from tl.tracking.tracker import one_line
+from tl.tracking.tracker import REPORT, one_line
 
 LEAST_SECONDS = 20.0
 """between two pages of a run that goes on"""
@@ -105,7 +105,7 @@ def _keep_times(run: Run) -> None:
 def _write(run: Run) -> None:
     began = time.monotonic()
     with run.report.times.of("report"):
-        write_page(read_run(run.run_dir), run.report.pictures, run.run_dir / FILE)
+        write_page(read_run(run.run_dir), run.report.pictures, run.run_dir / REPORT)
     took = time.monotonic() - began
     run.report.due = time.monotonic() + max(LEAST_SECONDS, took / SHARE)
 
@@ -119,7 +119,7 @@ def _harmless(run: Run) -> Iterator[None]:
         if said not in run.report.said:
             run.report.said.add(said)
             with contextlib.suppress(OSError):  # it may be the screen that has failed
-                run.console.say(f"{FILE} is not written, the run goes on: {said}")
+                run.console.say(f"{REPORT} is not written, the run goes on: {said}")
 
 
 def facts(run: Run, plans: Sequence[Sequence[StagePlan]]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Its header is what Hugging Face reads (https://huggingface.co/docs/hub/model-car
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from tl.export.markdown import plain, rows
 from tl.export.plain import described, library_of
 from tl.export.wish import Wish
 from tl.models.saved import SavedModel
+from tl.report.numbers import wilson
 
 _SHOWN = 100  # classes; all of them are in config.json
 _FEW = 1000  # validation images; fewer leave an accuracy of 0.9 uncertain by 0.02 or more
@@ -67,18 +67,6 @@ def card(
         _limits(facts, found),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def wilson(right: int, of: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a share, by Wilson's score.
-
-    (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n). E. B. Wilson, "Probable Inference, the Law
-    of Succession, and Statistical Inference", JASA 1927.
-    """
-    p, scale = right / of, 1 + z * z / of
-    middle = (p + z * z / (2 * of)) / scale
-    half = z * math.sqrt(p * (1 - p) / of + z * z / (4 * of * of)) / scale
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _header(name: str, model: SavedModel, wish: Wish, found: Findings) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from tl.tracking import jsonl
 from tl.tracking.status import read_status
 from tl.tracking.tracker import CONFIG, SUMMARY
 
-FILE = "report.html"
 AUGMENTS = get_args(Training.model_fields["augment"].annotation)
 Line = dict[str, Any]
 

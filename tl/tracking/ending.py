@@ -13,9 +13,7 @@ from tl.errors import printable
 from tl.tracking.plan import PhasePlan, place_after
 from tl.tracking.progress_line import duration, name_of, names_shown
 from tl.tracking.tables import table
-
-REPORT = "report.html"
-"""in the run's folder, if there is one"""
+from tl.tracking.tracker import REPORT
 
 
 def results(summary: dict[str, Any], phases: Sequence[PhasePlan]) -> Table:

@@ -11,7 +11,7 @@ from tl.tracking.plan import PhasePlan
 
 Metrics = dict[str, float | int | str]
 
-CONFIG, RUN_ID, SUMMARY = "config.yaml", "run_id", "summary.json"
+CONFIG, RUN_ID, SUMMARY, REPORT = "config.yaml", "run_id", "summary.json", "report.html"
 """What a run's folder says of the run as a whole; `tl.engine` writes them."""
 SWEEP = "sweep.json"
 """in the folder of a sweep, in which its runs have theirs; `tl.slurm.job` writes it"""
