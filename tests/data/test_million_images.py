@@ -78,7 +78,7 @@ def opened(root: Path, place: Path) -> dict[str, object]:
     ("per_class", "link"),
     [
         pytest.param(10_000, os.link, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
-        pytest.param(200, os.symlink),
+        pytest.param(100, os.symlink),
     ],
 )
 def test_a_large_folder_is_listed_once_and_takes_little_memory(

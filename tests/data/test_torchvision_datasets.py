@@ -4,6 +4,7 @@ import gzip
 import multiprocessing
 import pickle
 import struct
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ def opened(name: str, root: Path | None = None, **keys):
 def no_network(monkeypatch):
     for key in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(key, "http://127.0.0.1:9")
+    # urllib keeps the proxies of its first call, and would use these in other tests.
+    monkeypatch.setattr(urllib.request, "_opener", None)
 
 
 def write_mnist(root: Path, name: str = "MNIST", part_sizes=(20, 10)) -> Path:

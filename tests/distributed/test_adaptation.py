@@ -145,7 +145,8 @@ def test_losses_and_evaluations_are_the_same_on_1_and_2_processes(
     assert_same_records(whole[recipe, 2], whole[recipe, 1])
 
 
-@pytest.mark.parametrize("recipe", ["cached", pytest.param("images", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["cached", "images"])
 @pytest.mark.parametrize("world_size", [3, 4])
 def test_and_on_3_and_4(
     gloo_workers: GlooWorkers,

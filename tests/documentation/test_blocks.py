@@ -13,8 +13,18 @@ import pytest
 from blocks import COMMAND, CONFIGS, PAGES, ROOT, blocks_of, header_block, name_of
 from shell import Shell
 
+SLOW = {"docs/export.md"}
+"""five exports in processes of their own"""
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if name_of(page) in SLOW else [])
+        for page in PAGES
+    ],
+    ids=name_of,
+)
 def test_the_blocks_of_a_page_work_in_their_order(
     page: Path, open_shell: Callable[[], Shell]
 ) -> None:

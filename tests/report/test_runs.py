@@ -106,7 +106,7 @@ def test_training_goes_on_where_a_report_cannot_be_written(tmp_path: Path) -> No
     (run / "report.html").mkdir(parents=True)  # no file can take its place
     said = train(str(run), "strategy=head", "epochs=1")
     assert said.count("report.html is not written, the run goes on: IsADirectoryError") == 1
-    assert "done: best" in said
+    assert "done: " in said
 
 
 def test_without_reports_a_run_keeps_nothing_for_them(tmp_path: Path) -> None:

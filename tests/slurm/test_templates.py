@@ -56,12 +56,13 @@ def test_shellcheck_finds_nothing(name: str) -> None:
 @pytest.mark.parametrize(
     ("template", "options", "num_processes"),
     [
-        pytest.param("cpu", ["--nodes=2"], 4),
-        pytest.param("debug", [], 1, marks=pytest.mark.slow),
-        pytest.param("single_node", ["--gpus-per-node=2"], 2, marks=pytest.mark.slow),
-        pytest.param("multi_node", ["--gpus-per-node=2"], 4, marks=pytest.mark.slow),
+        ("cpu", ["--nodes=2"], 4),
+        ("debug", [], 1),
+        ("single_node", ["--gpus-per-node=2"], 2),
+        ("multi_node", ["--gpus-per-node=2"], 4),
     ],
 )
+@pytest.mark.slow
 def test_a_run_by_a_template_is_that_of_one_process(
     cluster: Cluster, alone: Path, template: str, options: list[str], num_processes: int
 ) -> None:

@@ -33,7 +33,7 @@ tracking.WAITING_LINES = options.get("waiting_lines", tracking.WAITING_LINES)
 
 
 def say(text: str) -> None:
-    print("say:", text, flush=True)
+    print(f"say: {text}\n", end="", flush=True)  # at once: a thread says something, too
 
 
 def signal_service(number: int) -> None:
@@ -72,7 +72,7 @@ if is_main:
 trackers = Trackers({name: chosen[name] for name in options.get("trackers", chosen)}, say)
 began = time.monotonic()
 trackers.start(info)
-print("start took", time.monotonic() - began, flush=True)
+print(f"start took {time.monotonic() - began}\n", end="", flush=True)
 # Training would go on; what is to happen at a step is to happen to a run that is open.
 if is_main and chosen["wandb"]._thread is not None:
     chosen["wandb"]._ready.wait(options.get("wait_seconds", 20))
@@ -86,7 +86,7 @@ for step in range((start or 0) + 1, last + 1):
     longest = max(longest, time.monotonic() - began)
     act(options.get("at", {}).get(str(step), ""))
     time.sleep(options.get("seconds_per_step", 0))
-print("log took", longest, flush=True)
+print(f"log took {longest}\n", end="", flush=True)
 summary, state = {"val/accuracy": 0.5, "steps": last}, options.get("state", "done")
 if options.get("leaves_models"):
     summary |= {"best_step": last - 10, "last/val/accuracy": 0.25, "model_sha256": "5e1f"}
@@ -98,4 +98,4 @@ if fault := options.get("before_the_end"):
     act(fault)
 began = time.monotonic()
 trackers.finish(summary if state == "done" else {}, state)
-print("finish took", time.monotonic() - began, flush=True)
+print(f"finish took {time.monotonic() - began}\n", end="", flush=True)
