@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -178,3 +180,27 @@ def test_workers_share_the_cores_and_leave_one_to_train() -> None:
     assert 0 <= alone <= 8
     assert default_workers(10_000) == 0
     assert default_workers(0) == alone
+
+
+UNCAUGHT = """
+import numpy as np
+from PIL import Image
+from tl.data.split import Split
+from tl.data.streams import open_stream
+from tl.data.sampler import EvaluationSampler
+
+def view(image, *_): return image
+split = Split(["a", "b"], np.zeros(2, np.int64), lambda i: Image.new("RGB", (8, 8)))
+stream = iter(open_stream(split, view, EvaluationSampler(2, 1, 0, 1), seed=0, size=8,
+                          decode="exact", workers=1, pin_memory=False))
+raise RuntimeError("nobody catches this")
+"""
+
+
+def test_an_error_that_nobody_catches_ends_the_process_and_its_workers() -> None:
+    """What holds the stream is kept by the traceback, so that it is not closed before the end."""
+    done = subprocess.run(
+        [sys.executable, "-c", UNCAUGHT], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("RuntimeError: nobody catches this")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing.process
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sized
+import weakref
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any, Literal, Protocol
 
 import torch
@@ -164,9 +166,19 @@ class _Loader(DataLoader):
     def __iter__(self) -> Any:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_RUN)
         try:
-            return super().__iter__()
+            iterator = super().__iter__()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # An error that nobody catches keeps the iterator, whose workers Python then asks to end
+        # once, and waits for them. With this it asks twice, see `_leave_signals_to_the_run`.
+        weakref.finalize(iterator, _ask_to_end, getattr(iterator, "_workers", []))
+        return iterator
+
+
+def _ask_to_end(workers: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    for worker in workers:
+        if worker.is_alive():
+            worker.terminate()
 
 
 def _begin_worker(worker: int) -> None:
