@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tl.command import Parser, at_least, exit_code
+from tl.command import Parser, at_least, exit_code, fraction
 from tl.export import FORMATS
 
 EPILOG = (
@@ -60,7 +60,7 @@ def parser() -> Parser:
     )
     made.add_argument(
         "--max-accuracy-loss",
-        type=_share,
+        type=fraction,
         metavar="SHARE",
         help="int8: fail if it loses more accuracy than this, as 0.01",
     )
@@ -80,16 +80,6 @@ def parser() -> Parser:
         "--bad-images", choices=("error", "skip"), help="as in tl evaluate; data.bad_images"
     )
     return made
-
-
-def _share(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
-    return number
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tl.command import Parser, at_least, exit_code
+from tl.command import Parser, at_least, exit_code, fraction
 
 EPILOG = """\
 PATH is an image, a folder (searched at any depth), a pattern such as 'photos/**/*.jpg' in quotes,
@@ -68,7 +68,7 @@ def parser() -> Parser:
     )
     said.add_argument(
         "--threshold",
-        type=_fraction,
+        type=fraction,
         default=0.0,
         metavar="P",
         help="name no class where the confidence is lower: class is empty, in JSON null",
@@ -166,16 +166,6 @@ def _run(arguments: argparse.Namespace) -> None:
         if (folder := listing.leave()) is not None:
             print(f"what is done stays in {folder}", file=sys.stderr, flush=True)
         raise
-
-
-def _fraction(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
-    return number
 
 
 def _views(text: str) -> str:

@@ -116,6 +116,17 @@ def at_least(least: int) -> Callable[[str], int]:
     return parse
 
 
+def fraction(text: str) -> float:
+    """The type of an argument that is a number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
+    return number
+
+
 def fractions(text: str) -> list[float]:
     """The type of an argument that is numbers from 0 to 1, as ``0,0.5,1``."""
     try:
