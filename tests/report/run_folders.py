@@ -59,8 +59,12 @@ def make_run(
     seed: int = 0,
     config: dict[str, Any] | None = None,
     state: str = "done",
+    adapts: bool = False,
 ) -> Path:
-    """A run of two phases of ten steps, about two thirds of whose predictions are right."""
+    """A run of two phases of ten steps, about two thirds of whose predictions are right.
+
+    One that ``adapts`` to a target has what is known of that without labels, and by them.
+    """
     folder.mkdir(parents=True)
     config = {"seed": 0, "model": {"name": "toy"}, "data": {"source": "digits"}, **(config or {})}
     (folder / "config.yaml").write_text(yaml12.dump(config))
@@ -84,6 +88,10 @@ def make_run(
         if step % 5 == 0:
             value = accuracy * step / 20
             lines.append({**line, "val/accuracy": value, "val/loss": 1 / step})
+            if adapts:
+                lines[-2] |= {"train/classification": 1 / step, "train/transfer": 0.5}
+                lines[-1] |= {"target/im": step / 20, "target/snd": 2.0, "target/entropy": 0.4}
+                lines[-1] |= {"oracle/accuracy": step / 25, "oracle/loss": 1.5}
     (folder / "metrics.jsonl").write_text("".join(to_json(line) + "\n" for line in lines))
     write_json_atomically(folder / "status.json", {"state": state, "step": 20, "message": ""})
     if state == "done":
@@ -92,6 +100,8 @@ def make_run(
             "best_step": 20, "last/val/accuracy": accuracy, "wall_seconds": 61.5, "steps": 20,
             "trainable_parameters": 3000, "frozen_parameters": 0, "images_per_second": 50.0,
         }  # fmt: skip
+        if adapts:
+            summary |= {"target/im": 1.0, "oracle/accuracy": 0.8, "last/oracle/accuracy": 0.8}
         write_json_atomically(folder / "summary.json", summary)
     facts = {
         "network": "toy", "weights": None, "data": "toys", "classes": list(classes),

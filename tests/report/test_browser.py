@@ -52,6 +52,16 @@ TEXTS = """() => {
   }
   return found;
 }"""
+# A drawing shows nothing of a text that stands out of it.
+CUT_LABELS = """() => [...document.querySelectorAll('svg')].flatMap((svg) => {
+  const whole = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll('text')].filter((text) => {
+    if (!text.checkVisibility()) return false;
+    const box = text.getBoundingClientRect();
+    return box.left < whole.left - 1 || box.right > whole.right + 1 ||
+      box.top < whole.top - 1 || box.bottom > whole.bottom + 1;
+  }).map((text) => text.textContent);
+})"""
 AS_RGB = """(colours) => {
   const canvas = document.createElement('canvas');
   canvas.width = canvas.height = 1;
@@ -82,7 +92,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A page of a run with long names and a class that is never right, and a comparison."""
+    """A page of a run with long names, a comparison, and a page of a run that adapts."""
     folder = tmp_path_factory.mktemp("runs")
     classes = ["ant", "bee", "Käfer, groß", *(f"a class with a long name {i}" for i in range(20))]
     records = [
@@ -97,7 +107,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     pictures = [Pictures(source, Preprocessing.from_dict(PREPROCESSING)) for _ in records]
     write_page(records[0], pictures[0], folder / "run.html")
     write_comparison(records, pictures, folder / "comparison.html")
-    return {"run": folder / "run.html", "comparison": folder / "comparison.html"}
+    adapting = read_run(make_run(folder / "c", adapts=True))
+    write_page(adapting, Pictures(), folder / "adaptation.html")
+    return {which: folder / f"{which}.html" for which in ("run", "comparison", "adaptation")}
 
 
 def _gradient(i: int) -> Image.Image:
@@ -106,7 +118,7 @@ def _gradient(i: int) -> Image.Image:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1400])
-@pytest.mark.parametrize("which", ["run", "comparison"])
+@pytest.mark.parametrize("which", ["run", "comparison", "adaptation"])
 def test_a_page_fits_and_can_be_read(
     which: str, width: int, scheme: str, browser: Any, pages: dict[str, Path]
 ) -> None:
@@ -119,6 +131,7 @@ def test_a_page_fits_and_can_be_read(
     page.goto(pages[which].as_uri())
     wide = page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]")
     assert max(wide) <= width
+    assert page.evaluate(CUT_LABELS) == []
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(rgb(page, [background])[0][:3]) < 200) == (scheme == "dark")
     assert_contrast(page)
@@ -129,7 +142,7 @@ def test_a_page_fits_and_can_be_read(
     page.close()
 
 
-@pytest.mark.parametrize("which", ["run", "comparison"])
+@pytest.mark.parametrize("which", ["run", "comparison", "adaptation"])
 def test_the_keyboard_reaches_all_there_is_to_reach(
     which: str, browser: Any, pages: dict[str, Path]
 ) -> None:
@@ -148,6 +161,26 @@ def test_the_keyboard_reaches_all_there_is_to_reach(
         outlined.append(page.evaluate("getComputedStyle(document.activeElement).outlineStyle"))
     assert reached == list(range(count))  # in the order of the page
     assert set(outlined) == {"solid"}
+    page.close()
+
+
+@pytest.mark.parametrize("which", ["run", "comparison", "adaptation"])
+def test_paper_holds_all_that_the_screen_does(
+    which: str, browser: Any, pages: dict[str, Path]
+) -> None:
+    # What a browser leaves of A4 at 96 pixels an inch; a dark screen is not to print a dark page.
+    page = browser.new_page(viewport={"width": 718, "height": 1000}, color_scheme="dark")
+    page.goto(pages[which].as_uri())
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
+    assert_contrast(page)
+    assert page.evaluate("!document.querySelector('nav').checkVisibility()")
+    cut = page.evaluate(
+        "() => [...document.querySelectorAll('.wide, pre')].filter((e) => e.checkVisibility() "
+        "&& getComputedStyle(e).overflowX !== 'visible').map((e) => e.ariaLabel)"
+    )
+    assert cut == []
+    assert page.pdf(format="A4").startswith(b"%PDF")
     page.close()
 
 

@@ -109,6 +109,22 @@ def test_all_parts_of_a_run_are_there(tmp_path: Path) -> None:
     assert "What is not there" not in found.text
 
 
+def test_what_the_labels_of_a_target_say_stands_apart(tmp_path: Path) -> None:
+    found = rendered(make_run(tmp_path / "run", adapts=True))
+    assert_harmless(found)
+    assert_orderly(found)
+    target, oracle = found.text.split("The target, without its labels")[1].split("Oracle", 1)
+    assert "neighbours that agree" in target
+    assert "Parts of the objective" in target
+    assert "by its labels" not in target
+    shown = "At the evaluation that was chosen as the best 80.0 % of the target's images are right"
+    assert shown in oracle
+    assert "Accuracy on the target, by its labels" in oracle
+    without = rendered(make_run(tmp_path / "other"))
+    assert "Oracle" not in without.text
+    assert "The target" not in without.text
+
+
 def test_a_run_without_what_reports_are_made_of_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     for file in (run / "report").iterdir():

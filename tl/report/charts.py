@@ -12,7 +12,9 @@ from tl.report.seen import BINS
 from tl.report.svg import drawing, path, tag, text, tick_label, ticks
 
 WIDTH, HEIGHT = 560, 310
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 30, 46
+RIGHT, TOP, BOTTOM = 14, 30, 46
+WIDEST_DIGIT = 12.7
+"""of the 20 px that a narrow screen shows labels with; other signs are narrower"""
 MOST_POINTS, MOST_MARKS = 240, 60
 STYLES = 8
 """kinds of lines, each of another colour and dash; see style.css"""
@@ -70,9 +72,10 @@ def chart(
     if min(ys) >= 0:
         low = max(0.0, low)
     last = max(max(xs), 1.0)
+    left = 16 + WIDEST_DIGIT * max(len(tick_label(value)) for value in ticks(low, high, 5))
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = LEFT + (WIDTH - LEFT - RIGHT) * x / last
+        across = left + (WIDTH - left - RIGHT) * x / last
         return across, TOP + (HEIGHT - TOP - BOTTOM) * (1 - (y - low) / (high - low))
 
     parts = _axes(low, high, last, place)

@@ -195,7 +195,7 @@ def oracle(record: Record) -> dict[str, Any] | None:
         "best": record.best.get("oracle/accuracy"),
         "last": accuracy[-1][1],
         "chart": chart(
-            "oracle", "Accuracy on the target, by its labels",
+            "oracle-accuracy", "Accuracy on the target, by its labels",
             [Series("target", accuracy, 5, marked=True)], starts_of(record),
             best=record.best.get("step"),
         ),
