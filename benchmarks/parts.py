@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import contenders
@@ -23,6 +24,8 @@ from measure import in_turn, ratio
 Part = dict[str, Any]
 OWN, COLD, WARM = "this project", "this project, empty cache", "this project, cache of a run before"
 ACCELERATE_PEER = "Accelerate's example"
+BARE = "bare loop without DDP"
+FLAGS = "bare DDP loop with one more small all-reduce"
 IN_MEMORY = "limit: step on images in memory"
 HEAD_IN_MEMORY = "limit: head on features in memory"
 
@@ -140,15 +143,27 @@ def overhead(session: Session) -> Part:
             measured[f"{where}: bare DDP loop"] = partial(
                 contenders.worker, "bare_loop", *arguments, "ddp", launcher=torchrun
             )
-            if processes == 1:
-                measured[f"{where}: bare loop without DDP"] = partial(
+            if processes > 1:
+                measured[f"{where}: {FLAGS}"] = partial(
+                    contenders.worker, "bare_loop", *arguments, "flags", launcher=torchrun
+                )
+            else:
+                measured[f"{where}: {BARE}"] = partial(
                     contenders.worker, "bare_loop", *arguments, "alone"
                 )
+    # How much the machine itself slows down when both cores work, with nothing exchanged.
+    alone, apart = "21 layers, 1 process", "21 layers, two separate runs at once"
+    for name in (OWN, BARE):
+        measured[f"{apart}: {name}"] = partial(_two_at_once, measured[f"{alone}: {name}"])
     rows = in_turn(measured, session.rounds)
 
     def over_bare(where: str) -> dict[str, float]:
         own, bare = rows[f"{where}: {OWN}"], rows[f"{where}: bare DDP loop"]
         return ratio(own["microseconds"], bare["microseconds"])
+
+    def slow_down(name: str) -> dict[str, float]:
+        together, single = rows[f"{apart}: {name}"], rows[f"{alone}: {name}"]
+        return ratio(together["microseconds"], single["microseconds"])
 
     return {
         "work": {"steps": steps - warm_up},
@@ -158,6 +173,8 @@ def overhead(session: Session) -> Part:
             "overhead_21_2": over_bare("21 layers, 2 processes"),
             "overhead_1_1": over_bare("one layer, 1 process"),
             "overhead_1_2": over_bare("one layer, 2 processes"),
+            f"21 layers beside a separate run of the same, over alone: {OWN}": slow_down(OWN),
+            f"21 layers beside a separate run of the same, over alone: {BARE}": slow_down(BARE),
         },
         "notes": [],
     }
@@ -167,6 +184,13 @@ def _own_loop(launcher: list[str], *arguments: object) -> Values:
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder, "run")
         return contenders.worker("own_loop", *arguments, run_dir, launcher=launcher)
+
+
+def _two_at_once(measure: Callable[[], Values]) -> Values:
+    """The mean of both."""
+    with ThreadPoolExecutor(2) as pool:
+        both = [task.result() for task in [pool.submit(measure) for _ in range(2)]]
+    return {name: mean(values[name] for values in both) for name in both[0]}
 
 
 def start(session: Session) -> Part:
