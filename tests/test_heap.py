@@ -40,6 +40,7 @@ def run(before: str, after: str = "") -> tuple[int, int]:
     return faults, held
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's")
 def test_a_step_uses_the_memory_of_the_one_before_and_a_worker_gives_it_back() -> None:
     """Two steps write 320 MB, 80,000 pages of 4 kB."""

@@ -278,7 +278,10 @@ def run_with_labels(run_dir: str, labels: str, *overrides: str) -> dict[str, Any
         del os.environ["TEST_LABELS"]
 
 
-@pytest.mark.parametrize("objective", ["dann", "mcc", "coral"])
+@pytest.mark.parametrize(
+    "objective",
+    ["dann", *(pytest.param(o, marks=pytest.mark.slow) for o in ("mcc", "coral"))],
+)
 def test_labels_of_the_target_move_nothing_but_the_oracle(
     gloo_workers: GlooWorkers, tmp_path: Path, objective: str
 ) -> None:
@@ -307,6 +310,7 @@ def test_labels_of_the_target_move_nothing_but_the_oracle(
     assert None in oracles
 
 
+@pytest.mark.slow
 def test_fixmatch_trains_on_kept_views_as_on_the_images(
     gloo_workers: GlooWorkers, tmp_path: Path, domains: list[str]
 ) -> None:

@@ -119,7 +119,9 @@ def sizes(world_size: int) -> list[int]:
 @pytest.mark.parametrize(
     ("world_size", "images", "micro_batches"),
     [
-        pytest.param(world, images, 1, marks=() if world in (1, 4) else pytest.mark.slow)
+        pytest.param(
+            world, images, 1, marks=() if world in (1, 4) and images < 17 else pytest.mark.slow
+        )
         for world in (1, 2, 3, 4)
         for images in sizes(world)
     ]

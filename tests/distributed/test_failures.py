@@ -104,6 +104,7 @@ def started(run_dir: Path, *arguments: str, event: str = "") -> Iterator[Job]:
         launcher.wait()
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_launcher_ends_in_a_checkpoint(tmp_path: Path) -> None:
     with started(tmp_path / "run") as job:
         job.launcher.send_signal(signal.SIGTERM)

@@ -132,7 +132,7 @@ UNFREEZING = (
     "recipe",
     [
         pytest.param((), id="plain"),
-        pytest.param(VIEWS, id="two views"),
+        pytest.param(VIEWS, id="two views", marks=pytest.mark.slow),
         pytest.param(DROPOUT, id="dropout and BatchNorm", marks=pytest.mark.slow),
         pytest.param(UNFREEZING, id="after training all", marks=pytest.mark.slow),
     ],
@@ -307,7 +307,12 @@ def run_while_the_disk_gets_full(run_dir: str, cache: str, *overrides: str) -> d
     ("function", "keys", "reason"),
     [
         (run_on_a_full_disk, ("data.image_size=128", "epochs=1"), "File too large"),
-        (run_while_the_disk_gets_full, (f"data.max_train={4 * BLOCK}",), "No space left"),
+        pytest.param(
+            run_while_the_disk_gets_full,
+            (f"data.max_train={4 * BLOCK}",),
+            "No space left",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["full", "gets full"],
 )
@@ -325,6 +330,7 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(
     assert_same_records(ours, tmp_path / "without")
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_decoded_are_left_out_alike(
     gloo_workers: GlooWorkers, tmp_path: Path
 ) -> None:

@@ -155,11 +155,10 @@ def stop_and_go_on(
     assert images_seen(folder) == images_seen(whole)
 
 
-@pytest.mark.parametrize("step", [0, 3])
 def test_a_run_that_is_stopped_goes_on_bit_for_bit(
-    gloo_workers: GlooWorkers, whole_runs: dict[int, Path], tmp_path: Path, step: int
+    gloo_workers: GlooWorkers, whole_runs: dict[int, Path], tmp_path: Path
 ) -> None:
-    stop_and_go_on(gloo_workers, whole_runs[2], tmp_path / "run", step, world_size=2)
+    stop_and_go_on(gloo_workers, whole_runs[2], tmp_path / "run", step=3, world_size=2)
 
 
 @pytest.mark.slow
@@ -239,15 +238,8 @@ def change_processes(
     assert_same_record(folder, whole, rel=tolerance)
 
 
-def test_a_run_goes_on_with_any_number_of_processes(
-    gloo_workers: GlooWorkers, whole_run_of: Callable[[str], Path], tmp_path: Path
-) -> None:
-    kind = "float64, batch_norm=sync"
-    change_processes(gloo_workers, whole_run_of(kind), tmp_path / "run", kind, seed=0)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(9))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", TOLERANCES)
 def test_a_run_goes_on_with_any_number_of_processes_from_any_step(
     gloo_workers: GlooWorkers,

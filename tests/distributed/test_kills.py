@@ -184,7 +184,7 @@ def test_a_process_that_is_killed_is_named_by_the_other(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_after_kill_9(tmp_path: Path) -> None:
-    kill_and_go_on(tmp_path, kills=2, steps=8, seed=0)
+    kill_and_go_on(tmp_path, kills=1, steps=4, seed=0)
 
 
 @pytest.mark.slow

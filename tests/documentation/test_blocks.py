@@ -13,8 +13,8 @@ import pytest
 from blocks import COMMAND, CONFIGS, PAGES, ROOT, blocks_of, header_block, name_of
 from shell import Shell
 
-SLOW = {"docs/export.md"}
-"""five exports in processes of their own"""
+SLOW = {"docs/export.md", "docs/domain_adaptation.md", "docs/guide.md", "docs/wandb.md"}
+"""many runs, each with processes of its own"""
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ def test_onnx_runtime_takes_any_batch(run_dir: Path, tmp_path: Path, inside: boo
     )
 
 
+@pytest.mark.slow
 def test_int8_is_measured_as_it_is(run_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert tl_export(run_dir, "--to", "onnx", "--int8", "--output", out) == 0

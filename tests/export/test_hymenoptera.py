@@ -17,6 +17,7 @@ from tl.models import saved
 from .conftest import TOLERANCE, probabilities, said_by_the_card, tl_export
 
 
+@pytest.mark.slow
 def test_photographs_say_the_same_in_onnx(shared: Path, tmp_path: Path) -> None:
     weights = shared / "weights" / "squeezenet1_0-imagenet.pth"
     words = ["model.name=squeezenet1_0", f"model.weights={weights}"]

@@ -157,6 +157,7 @@ def test_accuracy_on_the_target_is_the_one_that_the_run_measured(
         assert np.mean([row[key] for row in rows]) == pytest.approx(accuracy)
 
 
+@pytest.mark.slow
 def test_two_processes_say_the_same(
     run: Path, found: dict[str, Any], gloo_workers: GlooWorkers, tmp_path: Path
 ) -> None:

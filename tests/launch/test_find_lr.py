@@ -70,6 +70,7 @@ def test_a_constant_rate_gives_the_losses_of_a_run(tmp_path: Path) -> None:
     assert result["loss"] == pytest.approx(losses, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_one_two_and_three_processes_give_the_same_curve(
     gloo_workers: GlooWorkers, tmp_path: Path
 ) -> None:

@@ -151,6 +151,7 @@ def test_a_head_only_run_or_one_of_adapters_leaves_no_start(images, pretrained, 
         assert not (folder / "start").exists()
 
 
+@pytest.mark.slow
 def test_two_models_and_the_mean_of_several(images, tmp_path, capfd):
     a, b, c = (model(tmp_path / name, seed) for seed, name in enumerate("abc"))
     data = [f"data.root={images}"]

@@ -82,6 +82,7 @@ def _read(path: str) -> dict[str, torch.Tensor]:
     return load_file(path)
 
 
+@pytest.mark.slow
 def test_one_two_and_three_processes_give_the_same_table(
     gloo_workers: GlooWorkers, weights: str
 ) -> None:

@@ -77,16 +77,13 @@ def launchers_agree(launchers: Iterable[str], folder: Path, images: int) -> None
             assert summary[exact] == reference[exact]
 
 
-def test_launchers_give_the_same_summary(tmp_path: Path) -> None:
-    launchers_agree(["python", "accelerate-2"], tmp_path, images=13)
-
-
 @pytest.mark.slow
 def test_all_launchers_give_the_same_summary(tmp_path: Path) -> None:
     """Other numbers of images, from one on and on more processes, are in `test_same_run.py`."""
     launchers_agree(LAUNCHERS, tmp_path, images=53)
 
 
+@pytest.mark.slow
 def test_a_launcher_that_starts_fewer_processes_than_asked_for_is_found_out(tmp_path: Path) -> None:
     command = [str(BIN / "accelerate"), "launch", "--cpu", "--num_processes", "2", TRAIN, *SMALL]
     done = subprocess.run(

@@ -218,6 +218,7 @@ def on_processes(momentum: Any) -> list[tuple[float, dict[str, Tensor], dict[str
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [0.3, None])
 def test_synchronized_it_is_the_same_on_any_number_of_processes(
     gloo_workers: GlooWorkers, momentum: Any

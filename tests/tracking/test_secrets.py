@@ -110,6 +110,7 @@ def test_the_search_finds_what_is_hidden(tmp_path: Path) -> None:
     assert len(leaks(tmp_path, done)) == 5
 
 
+@pytest.mark.slow
 def test_no_secret_is_in_any_file_of_a_run(tmp_path: Path, read_wandb_file: Any) -> None:
     done = start(tmp_path)
     assert done.returncode == 0, done.stderr

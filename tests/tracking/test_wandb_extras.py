@@ -122,6 +122,7 @@ def test_the_lines_are_what_they_were_and_a_sync_finds_nothing_to_send(sent: Any
     assert server.runs["abc123"].summary["val/accuracy"] == 0.5
 
 
+@pytest.mark.slow
 def test_an_offline_run_keeps_its_tables_and_a_sync_sends_them_and_the_model(
     tmp_path: Path, server: StandInServer, read_wandb_file: Any
 ) -> None:
@@ -139,6 +140,7 @@ def test_an_offline_run_keeps_its_tables_and_a_sync_sends_them_and_the_model(
     assert "W&B has it all" in sync(folder, server=server)
 
 
+@pytest.mark.slow
 def test_an_upload_that_fails_is_said_and_made_up_for_by_a_sync(
     tmp_path: Path, server: StandInServer
 ) -> None:
@@ -161,6 +163,7 @@ def test_an_upload_that_fails_is_said_and_made_up_for_by_a_sync(
     assert on_server(server) == recorded(folder)
 
 
+@pytest.mark.slow
 def test_a_service_that_dies_under_the_upload_ends_the_tracker_and_not_the_run(
     tmp_path: Path, server: StandInServer
 ) -> None:

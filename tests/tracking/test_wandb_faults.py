@@ -31,6 +31,8 @@ from .wandb_runs import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow
+
 # What fails, and what is said of it.
 NOBODY = closed_port()
 LACKS = "W&B did not take everything; "

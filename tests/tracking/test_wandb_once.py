@@ -81,6 +81,7 @@ def test_what_the_server_has_is_not_left_to_wandb_to_leave_out() -> None:
     assert given == [1001, 1500]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["seen", "unseen"])
 def test_a_run_that_was_killed_and_went_on_is_there_line_by_line(
     killed: dict[str, tuple[Any, ...]], name: str
@@ -91,6 +92,7 @@ def test_a_run_that_was_killed_and_went_on_is_there_line_by_line(
     assert len(recorded(folder)) == 9  # at 5, 10, ..., 30, and an evaluation at each tenth step
 
 
+@pytest.mark.slow
 def test_log_every_may_change_when_a_run_goes_on(killed: dict[str, tuple[Any, ...]]) -> None:
     """From five to two; `test_wandb_rows.py` has the others."""
     folder, server, before = killed["finer"]

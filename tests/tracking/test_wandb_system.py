@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tl.config import Config, TrackingConfig, WandbConfig
 from tl.tracking.console import open_console
 from tl.tracking.tracker import RunInfo
 from tl.tracking.trackers import SYSTEM, Process, open_trackers
+from tl.tracking.wandb_service import all_but_wandbs_own
 from tl.tracking.wandb_system import SystemMetrics, gpu_of_machine, shared_arguments
 
 from .stand_in_server import StandInServer
@@ -100,6 +102,24 @@ def test_what_fails_there_neither_fails_nor_stalls_a_process(
     assert "Traceback" not in output
     for line in said(output):
         assert line.startswith(("W&B, system metrics of all", "W&B: no system metrics")), line
+
+
+def test_of_wandbs_own_thread_no_traceback_is_shown_and_of_any_other_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its service may die between two lines of `wandb.init`, which no test can time."""
+
+    def fail() -> None:
+        raise ConnectionResetError(threading.current_thread().name)
+
+    monkeypatch.setattr(threading, "excepthook", all_but_wandbs_own)
+    for name in ("NetStatThr", "another"):
+        thread = threading.Thread(target=fail, name=name)
+        thread.start()
+        thread.join()
+    said = capsys.readouterr().err
+    assert "ConnectionResetError: another" in said
+    assert "NetStatThr" not in said
 
 
 def test_offline_it_is_said_that_they_need_a_server_and_no_thread_begins(tmp_path: Path) -> None:

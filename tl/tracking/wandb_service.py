@@ -25,9 +25,19 @@ def set_up() -> Any:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
+    threading.excepthook = all_but_wandbs_own
     with _without_secrets():
         wandb.setup(settings=wandb.Settings(silent=True))
     return wandb
+
+
+def all_but_wandbs_own(failed: threading.ExceptHookArgs) -> None:
+    """In place of `threading.excepthook`: no traceback of the thread that wandb watches by.
+
+    It fails when its service dies while a run opens. `wandb.init` fails too, which is said.
+    """
+    if failed.thread is None or failed.thread.name != "NetStatThr":
+        threading.__excepthook__(failed)
 
 
 @contextlib.contextmanager
