@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from tl.atomic import write_text_atomically
 from tl.errors import printable
-from tl.report import sections
+from tl.report import answers, sections
 from tl.report.advice import advice
 from tl.report.pictures import Pictures
 from tl.report.plan_drawing import plan_drawing
@@ -105,11 +105,11 @@ def page(record: Record, pictures: Pictures) -> dict[str, Any]:
         "charts": sections.curves(record),
         "adaptation": sections.adaptation(record),
         "oracle": sections.oracle(record),
-        "confusion": sections.confusion(record),
-        "classes": sections.classes(record),
-        "calibration": sections.calibrated(record),
-        "mistakes": sections.grid(record, pictures, "mistakes"),
-        "unsure": sections.grid(record, pictures, "unsure"),
+        "confusion": answers.confusion(record),
+        "classes": answers.classes(record),
+        "calibration": answers.calibrated(record),
+        "mistakes": answers.grid(record, pictures, "mistakes"),
+        "unsure": answers.grid(record, pictures, "unsure"),
         "augmentation": sections.augmentation(record, pictures),
         "why_no_pictures": pictures.why_not,
         "time": sections.time_and_memory(record),
