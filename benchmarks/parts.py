@@ -132,8 +132,9 @@ def finetune(session: Session) -> Part:
 def overhead(session: Session) -> Part:
     """Time of a step with networks of almost no arithmetic, images in memory, trackers on."""
     steps, warm_up = (120, 20) if session.quick else (700, 100)
+    toys = ("21 layers",) if session.quick else ("one layer", "21 layers")
     measured: dict[str, Callable[[], Values]] = {}
-    for toy in ("one layer", "21 layers"):
+    for toy in toys:
         for processes in (1, 2):
             where = f"{toy}, {processes} process" + ("es" if processes > 1 else "")
             torchrun = [str(contenders.BIN / "torchrun"), "--nproc-per-node", str(processes)]
@@ -169,10 +170,11 @@ def overhead(session: Session) -> Part:
         "work": {"steps": steps - warm_up},
         "rows": rows,
         "ratios": {
-            "overhead_21_1": over_bare("21 layers, 1 process"),
-            "overhead_21_2": over_bare("21 layers, 2 processes"),
-            "overhead_1_1": over_bare("one layer, 1 process"),
-            "overhead_1_2": over_bare("one layer, 2 processes"),
+            **{
+                f"overhead_{'1' if toy == 'one layer' else '21'}_{n}": over_bare(f"{toy}, {where}")
+                for toy in toys
+                for n, where in ((1, "1 process"), (2, "2 processes"))
+            },
             f"21 layers beside a separate run of the same, over alone: {OWN}": slow_down(OWN),
             f"21 layers beside a separate run of the same, over alone: {BARE}": slow_down(BARE),
         },

@@ -272,21 +272,46 @@ def every_contender_fine_tunes(part: dict[str, Any]) -> None:
         assert 0 <= row["last_accuracy"][0] <= row["best_accuracy"][0] <= 1
 
 
+# What a quick run of some parts can say.
+QUICK = {
+    "finetune": {"finetune_peers", "finetune_limit"},
+    "head,limits": {
+        "head_cold",
+        "head_warm",
+        *(["head_limit"] if torch.cuda.is_available() else []),
+    },
+    "overhead,scaling": {"overhead_21_1", "overhead_21_2"},
+    "start,memory": {"start"},
+}
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_every_part_of_the_comparison_can_be_measured(tmp_path: Path, benchmark) -> None:
-    results = compare(tmp_path / "results.json")
-    assert list(results["parts"]) == list(benchmark("parts").PARTS)
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("parts", QUICK)
+def test_every_part_of_the_comparison_can_be_measured(tmp_path: Path, parts: str) -> None:
+    results = compare(tmp_path / "results.json", "--only", parts)
+    assert list(results["parts"]) == parts.split(",")
     for part in results["parts"].values():
         assert part["rows"]
-    unmeasured = [row["key"] for row in results["targets"] if row["measured"] is None]
-    assert unmeasured == ([] if torch.cuda.is_available() else ["head_limit"])
-    every_contender_fine_tunes(results["parts"]["finetune"])
-    # One part alone leaves the others where they are.
-    again = compare(tmp_path / "results.json", "--only", "limits")
-    assert again["parts"].keys() == results["parts"].keys()
-    assert again["parts"]["head"] == results["parts"]["head"]
-    assert again["parts"]["limits"]["date"] > results["parts"]["limits"]["date"]
+    assert {row["key"] for row in results["targets"] if row["measured"]} == QUICK[parts]
+    if parts == "finetune":
+        every_contender_fine_tunes(results["parts"]["finetune"])
+
+
+def test_those_are_all_parts(benchmark) -> None:
+    assert {part for parts in QUICK for part in parts.split(",")} == set(benchmark("parts").PARTS)
+
+
+def test_a_part_measured_alone_leaves_the_others_where_they_are(tmp_path: Path, benchmark) -> None:
+    here = {"gpu": None, "cores": 2, "commit": "b"}
+    earlier = {"quick": False, "machine": {**here, "commit": "a"}, "parts": {"head": {"rows": {}}}}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(earlier))
+    kept = benchmark("compare").kept
+    assert kept(path, {"quick": False, "machine": here}) == earlier["parts"]
+    assert kept(path, {"quick": True, "machine": here}) == {}
+    assert kept(path, {"quick": False, "machine": {**here, "cores": 4}}) == {}
+    assert kept(tmp_path / "none.json", {"quick": False, "machine": here}) == {}
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ def main() -> None:
                 work, flags = told.popleft()
                 work.wait()
                 flags.tolist()
+    for work, _ in told:
+        work.wait()
     loss.item()  # all is done
     seconds = time.perf_counter() - began
     if rank == 0:

@@ -19,9 +19,7 @@ ARCHITECTURES = [
     "efficientnet_b0",
     "regnet_y_400mf",
     "densenet121",
-    "resnet50",
     "inception_v3",
-    "vgg11_bn",
 ]
 
 
