@@ -120,6 +120,9 @@ def test_what_the_labels_of_a_target_say_stands_apart(tmp_path: Path) -> None:
     shown = "At the evaluation that was chosen as the best 80.0 % of the target's images are right"
     assert shown in oracle
     assert "Accuracy on the target, by its labels" in oracle
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text()
+    (tmp_path / "run" / "metrics.jsonl").write_text(lines.replace("train/transfer", "val/other"))
+    assert "The term classification." in rendered(tmp_path / "run").text
     without = rendered(make_run(tmp_path / "other"))
     assert "Oracle" not in without.text
     assert "The target" not in without.text

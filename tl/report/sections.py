@@ -181,7 +181,8 @@ def adaptation(record: Record) -> list[Chart]:
         Series(name.removeprefix("train/"), record.curve(name), i)
         for i, name in enumerate(key for key in own if key not in known)
     ]
-    found.append(chart("objective", "Parts of the objective", parts[:8], phases))
+    alone = f"The term {parts[0].name}." if len(parts) == 1 else ""  # of one there is no legend
+    found.append(chart("objective", "Parts of the objective", parts[:8], phases, alone))
     return [one for one in found if one is not None]
 
 
