@@ -272,18 +272,23 @@ def every_contender_fine_tunes(part: dict[str, Any]) -> None:
         assert 0 <= row["last_accuracy"][0] <= row["best_accuracy"][0] <= 1
 
 
-# What a quick run of some parts can say. Those left out start the same commands with other options.
+# What a quick run of some parts can say.
 QUICK = {
     "finetune": {"finetune_peers", "finetune_limit"},
-    "limits,memory": set(),
-    "overhead": {"overhead_21_1", "overhead_21_2"},
+    "head,limits": {
+        "head_cold",
+        "head_warm",
+        *(["head_limit"] if torch.cuda.is_available() else []),
+    },
+    "overhead,scaling": {"overhead_21_1", "overhead_21_2"},
+    "start,memory": {"start"},
 }
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("parts", QUICK)
-def test_parts_of_the_comparison_can_be_measured(tmp_path: Path, parts: str) -> None:
+def test_every_part_of_the_comparison_can_be_measured(tmp_path: Path, parts: str) -> None:
     results = compare(tmp_path / "results.json", "--only", parts)
     assert list(results["parts"]) == parts.split(",")
     for part in results["parts"].values():
@@ -291,6 +296,10 @@ def test_parts_of_the_comparison_can_be_measured(tmp_path: Path, parts: str) -> 
     assert {row["key"] for row in results["targets"] if row["measured"]} == QUICK[parts]
     if parts == "finetune":
         every_contender_fine_tunes(results["parts"]["finetune"])
+
+
+def test_those_are_all_parts(benchmark) -> None:
+    assert {part for parts in QUICK for part in parts.split(",")} == set(benchmark("parts").PARTS)
 
 
 def test_a_part_measured_alone_leaves_the_others_where_they_are(tmp_path: Path, benchmark) -> None:

@@ -189,8 +189,7 @@ def test_a_run_goes_on_after_kill_9(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_run_goes_on_after_kill_9_at_many_moments(tmp_path: Path) -> None:
-    """More of them, such as 40 in 70 steps, take ten seconds each."""
-    while_writing = kill_and_go_on(tmp_path, kills=16, steps=30, seed=1)
-    print(f"{while_writing} of 16 while a checkpoint was being written")
-    assert while_writing > 8
+def test_a_run_goes_on_after_kill_9_at_forty_moments(tmp_path: Path) -> None:
+    while_writing = kill_and_go_on(tmp_path, kills=40, steps=70, seed=1)
+    print(f"{while_writing} of 40 while a checkpoint was being written")
+    assert while_writing > 20
