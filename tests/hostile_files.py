@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 import struct
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from image_bytes import chunk, encoded, png
 from PIL import Image
 
 from tl.config import DataConfig
@@ -49,12 +49,6 @@ def noise(mode: str, size: tuple[int, int] = (19, 14), seed: int = 0) -> Image.I
     if mode in ("P", "PA"):
         image.putpalette(random.bytes(768))
     return image
-
-
-def encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, file_format, **options)
-    return file.getvalue()
 
 
 def every_kind() -> Iterator[tuple[str, bytes]]:
@@ -98,23 +92,12 @@ def damaged(
 # ------------------------------------------------------------------------------------------- bombs
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def zeros(count: int) -> bytes:
     """That many zero bytes, compressed a thousand times."""
     press, block = zlib.compressobj(), bytes(2**20)
     whole, rest = divmod(count, len(block))
     parts = [press.compress(block) for _ in range(whole)]
     return b"".join([*parts, press.compress(block[:rest]), press.flush()])
-
-
-def png(size: tuple[int, int], depth: int, colour: int, rows: bytes, *extra: bytes) -> bytes:
-    """A PNG of compressed rows; what is extra stands before them."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0))
-    body = [header, *extra, chunk(b"IDAT", rows), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
 
 
 def pixel(*extra: bytes) -> bytes:

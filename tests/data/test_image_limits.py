@@ -18,19 +18,17 @@ from hostile_files import (
     FORMATS,
     ORIENTED,
     can_be_decoded,
-    chunk,
     damaged,
-    encoded,
     every_kind,
     exif_bomb,
     many_scans,
     noise,
     pixel,
-    png,
     put,
     tiff,
     zeros,
 )
+from image_bytes import chunk, encoded, png
 from PIL import Image
 
 from tl.data import images

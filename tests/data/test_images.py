@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from image_bytes import chunk, encoded, photo, png
 from PIL import Image, ImageOps
 
 from tl.data.images import BadImage, read_rgb
@@ -23,27 +24,6 @@ def pixels(source, *args) -> np.ndarray:
     image = read_rgb(source, *args)
     assert image.mode == "RGB"
     return np.asarray(image).astype(int)
-
-
-def photo(size=(120, 90)) -> Image.Image:
-    noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
-
-
-def encoded(image: Image.Image, file_format: str, **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, file_format, **options)
-    return file.getvalue()
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(width, height, depth, colour_type, rows: bytes, *extra: bytes) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
-    body = [chunk(b"IHDR", header), *extra, chunk(b"IDAT", zlib.compress(rows))]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(body) + chunk(b"IEND", b"")
 
 
 # --- plain files ---------------------------------------------------------------------------
@@ -138,7 +118,9 @@ def test_nan_is_a_bad_image(tmp_path):
 
 
 def test_16_bit_colour_keeps_its_upper_byte():
-    file = io.BytesIO(png(1, 1, 16, 2, b"\0" + struct.pack(">3H", 0, 0x1234, 65535)))
+    file = io.BytesIO(
+        png((1, 1), 16, 2, zlib.compress(b"\0" + struct.pack(">3H", 0, 0x1234, 65535)))
+    )
     assert pixels(file).tolist() == [[[0, 0x12, 255]]]
 
 
@@ -239,7 +221,7 @@ def test_one_transparent_colour_of_rgb_grey_and_16_bit_grey():
     grey = encoded(Image.fromarray(np.array([[9, 10]], dtype=np.uint8)), "PNG", transparency=9)
     assert pixels(io.BytesIO(grey), GREY).tolist() == [[list(GREY), [10] * 3]]
     transparent = chunk(b"tRNS", struct.pack(">H", 300))
-    wide = png(2, 1, 16, 0, b"\0" + struct.pack(">2H", 300, 301), transparent)
+    wide = png((2, 1), 16, 0, zlib.compress(b"\0" + struct.pack(">2H", 300, 301)), transparent)
     assert pixels(io.BytesIO(wide), GREY).tolist() == [[list(GREY), [1] * 3]]
 
 

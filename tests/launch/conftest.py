@@ -1,5 +1,6 @@
 """A tiny model, images, and real processes: what the tests of the entry points share."""
 
+import csv
 import importlib
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from launch import predict
 from tl.data.transforms import normalise, plain_view
 from tl.models import saved, zoo
 from tl.models.preprocessing import preprocessing_of, with_image_size
@@ -63,6 +65,16 @@ def labelled(tmp_path):
     for i in range(16):
         write_image(tmp_path / "data" / CLASSES[i % 3] / f"{i}.png", i)
     return tmp_path / "data"
+
+
+def run_predict(*arguments) -> int:
+    """`tl predict` in this process: its exit code."""
+    return predict.main([str(argument) for argument in arguments])
+
+
+def read_csv(path):
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
 
 
 def start(command, *arguments, processes=1, **options):

@@ -16,16 +16,16 @@ from tl.data.transforms import normalise, plain_view
 from tl.engine.prediction_rows import Csv, JsonLines, Layout, Prediction
 from tl.models import saved
 
-from .conftest import CLASSES, ROOT, TOLERANCE, call_main, start, write_image
-
-
-def run(*arguments) -> int:
-    return predict.main([str(argument) for argument in arguments])
-
-
-def read(path):
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.DictReader(file))
+from .conftest import (
+    CLASSES,
+    ROOT,
+    TOLERANCE,
+    call_main,
+    read_csv,
+    run_predict,
+    start,
+    write_image,
+)
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def expected(folder, paths):
 
 
 def test_the_numbers_are_those_of_plain_torch(run_folder, images, tmp_path):
-    assert run(run_folder, images[0].parent, "--output", tmp_path / "p.csv") == 0
-    rows = read(tmp_path / "p.csv")
+    assert run_predict(run_folder, images[0].parent, "--output", tmp_path / "p.csv") == 0
+    rows = read_csv(tmp_path / "p.csv")
     assert [row["path"] for row in rows] == [str(path) for path in images]
     probabilities = expected(run_folder, images)
     assert len({row["class"] for row in rows}) > 1
@@ -57,8 +57,8 @@ def test_the_numbers_are_those_of_plain_torch(run_folder, images, tmp_path):
 
 def test_json_lines_and_csv_say_the_same(run_folder, images, tmp_path):
     for output in ("p.csv", "p.jsonl"):
-        assert run(run_folder, *images, "--output", tmp_path / output) == 0
-    for row, line in zip(read(tmp_path / "p.csv"), (tmp_path / "p.jsonl").open(), strict=True):
+        assert run_predict(run_folder, *images, "--output", tmp_path / output) == 0
+    for row, line in zip(read_csv(tmp_path / "p.csv"), (tmp_path / "p.jsonl").open(), strict=True):
         value = json.loads(line)
         assert list(value) == ["path", "class", "confidence", "probabilities"]
         assert (value["path"], value["class"]) == (row["path"], row["class"])
@@ -68,9 +68,9 @@ def test_json_lines_and_csv_say_the_same(run_folder, images, tmp_path):
 
 def test_top_k(run_folder, images, tmp_path):
     for output in ("p.csv", "p.jsonl"):
-        assert run(run_folder, *images, "--top-k", 2, "--output", tmp_path / output) == 0
+        assert run_predict(run_folder, *images, "--top-k", 2, "--output", tmp_path / output) == 0
     best = expected(run_folder, images).topk(2)
-    rows, lines = read(tmp_path / "p.csv"), (tmp_path / "p.jsonl").read_text().splitlines()
+    rows, lines = read_csv(tmp_path / "p.csv"), (tmp_path / "p.jsonl").read_text().splitlines()
     for row, line, p, i in zip(rows, lines, best.values, best.indices, strict=True):
         assert list(row) == ["path", "class", "confidence", "class1", "p1", "class2", "p2"]
         names = [CLASSES[k] for k in i]
@@ -88,7 +88,7 @@ def test_two_processes_write_the_same_file(run_folder, images, tmp_path, count, 
     # One thread, as each of the two processes has: sums in another order end in other digits.
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
-    assert run(run_folder, *images[:count], "--batch-size", 2, "--output", one) == 0
+    assert run_predict(run_folder, *images[:count], "--batch-size", 2, "--output", one) == 0
     done = start(
         "predict", run_folder, *images[:count], "--batch-size", 2, "--output", two, processes=2
     )
@@ -129,9 +129,9 @@ NAMES = [
 def test_any_file_name_comes_back(run_folder, tmp_path, ending):
     paths = {str(write_image(tmp_path / "odd" / f"{name}.png", 0)) for name in NAMES}
     output = tmp_path / f"p.{ending}"
-    assert run(run_folder, tmp_path / "odd", "--output", output) == 0
+    assert run_predict(run_folder, tmp_path / "odd", "--output", output) == 0
     if ending == "csv":
-        assert {row["path"] for row in read(output)} == paths
+        assert {row["path"] for row in read_csv(output)} == paths
     else:
         lines = output.read_text("utf-8").split("\n")[:-1]
         assert {json.loads(line)["path"] for line in lines} == paths
@@ -153,15 +153,15 @@ def test_order_and_duplicates(run_folder, images, tmp_path):
     (images[0].parent / "notes.txt").write_text("no image")
     folder = images[0].parent
     arguments = [images[3], odd, folder, folder / "." / "3.png", f"{folder}/../images/1.png"]
-    assert run(run_folder, *arguments, "--output", tmp_path / "p.csv") == 0
-    listed = [row["path"] for row in read(tmp_path / "p.csv")]
+    assert run_predict(run_folder, *arguments, "--output", tmp_path / "p.csv") == 0
+    listed = [row["path"] for row in read_csv(tmp_path / "p.csv")]
     assert listed == [str(path) for path in (images[3], odd, *images[:3], images[4])]
 
 
 def test_a_bad_image_is_an_error_that_leaves_nothing(run_folder, images, tmp_path, capfd):
     images[2].write_bytes(b"no image")
     (tmp_path / "p.csv").write_text("old")
-    assert run(run_folder, images[0].parent, "--output", tmp_path / "p.csv") == 2
+    assert run_predict(run_folder, images[0].parent, "--output", tmp_path / "p.csv") == 2
     error = capfd.readouterr().err
     assert error.count(str(images[2])) == 1
     assert "--bad-images skip" in error
@@ -172,14 +172,16 @@ def test_a_bad_image_is_an_error_that_leaves_nothing(run_folder, images, tmp_pat
 def test_bad_images_can_be_left_out(run_folder, images, tmp_path, capfd):
     images[2].write_bytes(b"no image")
     output = tmp_path / "p.csv"
-    assert run(run_folder, images[0].parent, "--bad-images", "skip", "--output", output) == 0
-    assert [row["path"] for row in read(output)] == [str(images[i]) for i in (0, 1, 3, 4)]
+    assert (
+        run_predict(run_folder, images[0].parent, "--bad-images", "skip", "--output", output) == 0
+    )
+    assert [row["path"] for row in read_csv(output)] == [str(images[i]) for i in (0, 1, 3, 4)]
     error = capfd.readouterr().err
     assert error.count(str(images[2])) == 1
     assert "4 predictions" in error
     assert "1 left out" in error
-    assert run(run_folder, images[2], "--bad-images", "skip", "--output", output) == 2
-    assert len(read(output)) == 4
+    assert run_predict(run_folder, images[2], "--bad-images", "skip", "--output", output) == 2
+    assert len(read_csv(output)) == 4
 
 
 def test_bad_images_of_two_processes_are_named_once(gloo_workers, run_folder, images):
@@ -213,7 +215,7 @@ def test_mistakes(run_folder, images, tmp_path, monkeypatch, capfd, arguments, s
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.iterdir())
-    assert run(*[run_folder if word == "RUN" else word for word in arguments]) == 2
+    assert run_predict(*[run_folder if word == "RUN" else word for word in arguments]) == 2
     captured = capfd.readouterr()
     assert says in captured.err
     assert captured.out == ""
@@ -223,7 +225,7 @@ def test_mistakes(run_folder, images, tmp_path, monkeypatch, capfd, arguments, s
 def test_usage_errors(capsys):
     for wrong in (["RUN"], ["RUN", "x", "--top-k", "0"], ["RUN", "x", "--format", "xml"]):
         with pytest.raises(SystemExit) as caught:
-            run(*wrong)
+            run_predict(*wrong)
         assert caught.value.code == 2
 
 
@@ -240,9 +242,9 @@ def test_a_command_without_arguments_says_which_it_needs_and_where_help_is(comma
 
 def test_an_output_that_is_a_link_stays_one(run_folder, images, tmp_path):
     (tmp_path / "link.csv").symlink_to(tmp_path / "p.csv")
-    assert run(run_folder, images[0], "--output", tmp_path / "link.csv") == 0
+    assert run_predict(run_folder, images[0], "--output", tmp_path / "link.csv") == 0
     assert (tmp_path / "link.csv").is_symlink()
-    assert len(read(tmp_path / "p.csv")) == 1
+    assert len(read_csv(tmp_path / "p.csv")) == 1
 
 
 def test_a_closed_pipe_is_no_accident(run_folder, images):

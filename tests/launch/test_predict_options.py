@@ -1,6 +1,5 @@
 """tl predict: features, views, thresholds, overlays, and rows for what cannot be read."""
 
-import csv
 import io
 import json
 import sys
@@ -11,7 +10,6 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from launch import predict
 from tl.data.images import read_rgb
 from tl.data.several_views import SCALE
 from tl.data.transforms import augmented_view, normalise, plain_view, seeded
@@ -19,16 +17,15 @@ from tl.engine.cam_files import overlay
 from tl.models import saved
 from tl.models.grad_cam import grad_cam
 
-from .conftest import CLASSES, TOLERANCE, call_main, call_main_with_one_thread, write_image
-
-
-def run(*arguments) -> int:
-    return predict.main([str(argument) for argument in arguments])
-
-
-def read(path):
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.DictReader(file))
+from .conftest import (
+    CLASSES,
+    TOLERANCE,
+    call_main,
+    call_main_with_one_thread,
+    read_csv,
+    run_predict,
+    write_image,
+)
 
 
 @pytest.fixture
@@ -47,12 +44,12 @@ def test_features_are_what_goes_into_the_head_and_rows_say_whose(run_folder, ima
     output, options = tmp_path / "p.csv", ["--bad-images", "skip", "--batch-size", "2"]
     for name in ("f.npy", "f.safetensors"):
         words = [run_folder, images[0].parent, "--output", output, *options]
-        assert run(*words, "--features", tmp_path / name) == 0
+        assert run_predict(*words, "--features", tmp_path / name) == 0
     features = np.load(tmp_path / "f.npy", mmap_mode="r", allow_pickle=False)
     model = saved.load(run_folder)
     network = model.network.double()
     assert (features.dtype, len(features)) == (np.float32, 7)
-    rows = read(output)
+    rows = read_csv(output)
     assert [int(row["row"]) for row in rows] == [0, 1, 2, 4, 5, 6]
     assert np.isnan(features[3]).all()
     view = plain_view(model.preprocessing)
@@ -72,24 +69,26 @@ def test_features_are_what_goes_into_the_head_and_rows_say_whose(run_folder, ima
 def test_features_of_another_stage(run_folder, images, tmp_path):
     words = [run_folder, *images[:3], "--output", tmp_path / "p.jsonl"]
     more = ["--features", tmp_path / "f.npy", "--features-from"]
-    assert run(*words, *more, "stage2") == 0
+    assert run_predict(*words, *more, "stage2") == 0
     model = saved.load(run_folder)
     view = plain_view(model.preprocessing)
     x = inputs_of(model, [view(read_rgb(path)) for path in images[:3]])
     expected = model.network.double().features(x, 2).mean((2, 3))
     np.testing.assert_allclose(np.load(tmp_path / "f.npy"), expected, rtol=1e-4, atol=1e-5)
-    assert run(*words, *more, "fc") == 2
+    assert run_predict(*words, *more, "fc") == 2
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("tta", ["flip", "3"])
 def test_views_are_averaged_as_a_plain_loop_does(run_folder, images, tmp_path, tta):
     output = tmp_path / "p.csv"
-    assert run(run_folder, *images, "--output", output, "--tta", tta, "--batch-size", "3") == 0
+    assert (
+        run_predict(run_folder, *images, "--output", output, "--tta", tta, "--batch-size", "3") == 0
+    )
     model = saved.load(run_folder)
     plain = plain_view(model.preprocessing)
     crop = augmented_view(model.preprocessing, "standard", SCALE)
-    for row in read(output):
+    for row in read_csv(output):
         image = read_rgb(row["path"])
         seen = [plain(image)]
         seen += [seen[0].flip(-1)] if tta == "flip" else [seeded(crop, image, v) for v in (1, 2)]
@@ -101,11 +100,11 @@ def test_views_are_averaged_as_a_plain_loop_does(run_folder, images, tmp_path, t
 
 def test_thresholds_and_both_kinds_of_probabilities(run_folder, images, tmp_path):
     words = [run_folder, *images, "--output", tmp_path / "p.csv"]
-    assert run(*words) == 0
-    sure = sorted({float(row["confidence"]) for row in read(tmp_path / "p.csv")})
+    assert run_predict(*words) == 0
+    sure = sorted({float(row["confidence"]) for row in read_csv(tmp_path / "p.csv")})
     threshold = sure[len(sure) // 2]
-    assert run(*words, "--threshold", threshold, "--top", 2, "--probabilities") == 0
-    rows = read(tmp_path / "p.csv")
+    assert run_predict(*words, "--threshold", threshold, "--top", 2, "--probabilities") == 0
+    rows = read_csv(tmp_path / "p.csv")
     assert {row["class"] == "" for row in rows} == {True, False}
     for row in rows:
         assert (row["class"] == "") == (float(row["confidence"]) < threshold)
@@ -115,8 +114,8 @@ def test_thresholds_and_both_kinds_of_probabilities(run_folder, images, tmp_path
 def test_bad_images_may_have_a_row(run_folder, images, tmp_path, capfd):
     images[2].write_bytes(b"no image")
     words = [run_folder, images[0].parent, "--bad-images", "row", "--output", tmp_path / "p.csv"]
-    assert run(*words) == 0
-    rows = read(tmp_path / "p.csv")
+    assert run_predict(*words) == 0
+    rows = read_csv(tmp_path / "p.csv")
     assert [row["path"] for row in rows] == [str(path) for path in images]
     assert [bool(row["error"]) for row in rows] == [i == 2 for i in range(7)]
     assert str(images[2]) not in rows[2]["error"]
@@ -128,8 +127,8 @@ def test_overlays_show_grad_cam_and_stay_in_their_folder(run_folder, tmp_path):
     names = ["a.png", "../up/b.png", "x" * 200 + ".png", "line\nfeed, \udcff.png", "sub/a.png"]
     paths = [write_image(tmp_path / "images" / name, i) for i, name in enumerate(names)]
     words = [run_folder, *map(str, paths), "--output", tmp_path / "p.csv"]
-    assert run(*words, "--cam", tmp_path / "cams", "--cam-class", "bee") == 0
-    rows = read(tmp_path / "p.csv")
+    assert run_predict(*words, "--cam", tmp_path / "cams", "--cam-class", "bee") == 0
+    rows = read_csv(tmp_path / "p.csv")
     files = sorted(path.name for path in (tmp_path / "cams").iterdir())
     assert sorted(row["cam"] for row in rows) == files
     assert len(files) == len(paths)
@@ -162,7 +161,7 @@ def test_lists_from_standard_input_and_csv_are_predicted(run_folder, images, tmp
     given = "\0".join(map(str, images[2:4])).encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
     words = [run_folder, "-", "-0", tmp_path / "images" / "[01].png", "--csv"]
-    assert run(*words, tmp_path / "list.csv", "--output", tmp_path / "p.jsonl") == 0
+    assert run_predict(*words, tmp_path / "list.csv", "--output", tmp_path / "p.jsonl") == 0
     found = [json.loads(line)["path"] for line in (tmp_path / "p.jsonl").open()]
     assert found == [str(images[i]) for i in (2, 3, 0, 1, 5)]
 
@@ -219,7 +218,7 @@ def test_an_error_of_either_process_is_said_once_and_ends_both(
 )
 def test_mistakes(run_folder, images, tmp_path, monkeypatch, capfd, words, says):
     monkeypatch.chdir(tmp_path)
-    assert run(run_folder, "images", *words) == 2
+    assert run_predict(run_folder, "images", *words) == 2
     assert says in capfd.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
@@ -227,5 +226,5 @@ def test_mistakes(run_folder, images, tmp_path, monkeypatch, capfd, words, says)
 @pytest.mark.parametrize("words", [["--tta", "1"], ["--tta", "twice"], ["--threshold", "1.1"]])
 def test_values_that_are_none(words, capsys):
     with pytest.raises(SystemExit) as caught:
-        run("RUN", "x", *words)
+        run_predict("RUN", "x", *words)
     assert caught.value.code == 2

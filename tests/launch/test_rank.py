@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -194,33 +190,6 @@ def test_an_interruption_leaves_nothing(
     given = ["--models", f"squeezenet1_1={weights}", "--output", str(tmp_path / "out.json")]
     assert main([*DIGITS, *given]) == 1
     assert capfd.readouterr().err == "interrupted\n"
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_an_interruption_of_all_processes_leaves_nothing(tmp_path: Path) -> None:
-    words = [sys.executable, str(ROOT / "launch" / "rank.py"), "data.source=digits"]
-    words += ["model.name=squeezenet1_1", "model.weights=null", "--output", "ranking.json"]
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE", "TL_"))}
-    environ["PYTHONPATH"] = str(ROOT)
-    with subprocess.Popen(
-        words,
-        cwd=tmp_path,
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "features of" in line:
-                break
-        time.sleep(1)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert errors.strip() == "interrupted"
     assert list(tmp_path.iterdir()) == []
 
 
