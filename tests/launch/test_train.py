@@ -486,6 +486,26 @@ def test_bad_images_are_skipped_named_once_and_counted(
     assert summary["images"] == 3 * (11 - 2)
 
 
+@pytest.mark.parametrize("cached", ["false", "true"])
+def test_bad_images_of_one_name_in_source_and_target_are_two(
+    gloo_workers: GlooWorkers, tmp_path: Path, cached: str
+) -> None:
+    source = _folder(tmp_path / "source", GOOD)
+    target = _folder(tmp_path / "target", {"train/ants": 4, "train/bees": 4, "val/ants": 2})
+    bad = [root / "train" / "ants" / "0.png" for root in (source, target)]
+    for path in bad:
+        path.write_bytes(b"no image")
+    arguments = ["model.name=squeezenet1_1", "model.weights=null", "data.image_size=32",
+                 f"data.source_root={source}", f"data.target_root={target}", "objective=mcc",
+                 "strategy=head", "data.bad_images=skip", "epochs=2", "global_batch_size=4",
+                 f"cache.features={cached}", f"cache.folder={tmp_path / 'cache'}",
+                 "data.workers=0", f"run_dir={tmp_path / 'run'}"]  # fmt: skip
+    [(code, out, errors)] = gloo_workers.run(1, call_main, arguments)
+    assert code == 0, errors
+    assert [out.count(str(path)) for path in bad] == [1, 1], out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["bad_images"] == 2
+
+
 def test_a_bad_image_is_an_error_that_names_the_file_and_the_mend(
     gloo_workers: GlooWorkers, tmp_path: Path
 ) -> None:

@@ -129,7 +129,7 @@ def _images(tree: ImageTree, part: str, where: str) -> Unlabelled:
             f"{where} {tree.root / part} has no images. Files that end in {tree.listed_endings} "
             "count (data.extensions)"
         )
-    return images
+    return replace(images, domain="target")
 
 
 def _labelled(
@@ -168,7 +168,8 @@ def _labelled(
             f"{len(strange)} {what} not the source's, left out of the test: {some(strange)}"
         )
     of_class = images if len(here) == len(images) else images.take(here)
-    return Split(of_class.names, labels[here], of_class.read, of_class.root), notes
+    split = Split(of_class.names, labels[here], of_class.read, of_class.root, of_class.domain)
+    return split, notes
 
 
 def _labels(names: Sequence[str], part: str, classes: Sequence[str]) -> np.ndarray:

@@ -36,6 +36,8 @@ class Split:
     returns a `Decoded`"""
     root: Path | None = None
     """the folder that the names are paths below, if the images are files"""
+    domain: str = ""
+    """what tells them from images of another domain that have the same names"""
 
     def __post_init__(self) -> None:
         if self.labels.shape != (len(self.names),) or self.labels.dtype != np.int64:
@@ -59,7 +61,7 @@ class Split:
 
     def without_labels(self) -> Unlabelled:
         """The same images, and nothing of what they show."""
-        return Unlabelled(self.names, self.read, self.root)
+        return Unlabelled(self.names, self.read, self.root, self.domain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +75,8 @@ class Unlabelled:
     names: Sequence[str]
     read: Callable[[int], Image.Image]
     root: Path | None = None
-    """these three as in `Split`"""
+    domain: str = ""
+    """all as in `Split`"""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -150,6 +153,11 @@ class Source:
                 raise ValueError(
                     f"labels of data source {self.name} must be 0 to {len(self.classes) - 1}"
                 )
+
+
+def file_of(images: AnyImages, i: int) -> str:
+    """What tells an image from all others of a run: its name, and of the target "target:name"."""
+    return f"{images.domain}:{images.names[i]}" if images.domain else images.names[i]
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:

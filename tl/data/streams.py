@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tl.cores import cores_of_node
 from tl.data.images import BadImage, Decoded, Size
 from tl.data.sampler import PADDING, Key
-from tl.data.split import AnyImages, Split, read_shrunk
+from tl.data.split import AnyImages, Split, file_of, read_shrunk
 from tl.data.transforms import View, seeded
 from tl.errors import OnOneProcessError
 from tl.heap import keep_little_memory
@@ -100,7 +100,7 @@ class Images(Dataset):
     def collate(self, items: list[Item]) -> Batch:
         """Stack what could be read. What could not leaves the batch and nothing takes its place."""
         good = [item for item in items if item[0] is not None]
-        bad = [(self.split.names[i], reason) for _, _, (_, i), reason in items if reason]
+        bad = [(file_of(self.split, i), reason) for _, _, (_, i), reason in items if reason]
         # By places, not rows: an image that is left out must not move others into other pairs.
         places = [place for place, item in enumerate(items) if item[0] is not None] or [0]
         row_of = {place: row for row, place in enumerate(places)}

@@ -17,7 +17,7 @@ from tl.data.features.draft import Draft
 from tl.data.features.entry import Block
 from tl.data.features.folder import free_bytes, in_words, make_room
 from tl.data.features.layout import Layout
-from tl.data.split import AnyImages
+from tl.data.split import AnyImages, file_of
 from tl.data.streams import Batch
 from tl.data.transforms import View
 from tl.engine.inputs import to_network
@@ -128,8 +128,8 @@ def _compute(run: Run, wanted: Wanted, draft: Draft, number: int, batch: Batch) 
     """
     run.bad_images.meet(batch["bad"])
     rows, reasons = draft.layout.rows_of(number), dict(batch["bad"])
-    names = wanted.split.names
-    bad = {i: reasons[names[i]] for i in rows if names[i] in reasons} if reasons else {}
+    files = {i: file_of(wanted.split, i) for i in rows} if reasons else {}
+    bad = {i: reasons[file] for i, file in files.items() if file in reasons}
     ids = batch["id"]
     if len(bad) == len(rows):  # what is in the batch then is padding
         ids = ids[:0]

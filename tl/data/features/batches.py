@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tl.data.features.entry import Entry
 from tl.data.sampler import PADDING
-from tl.data.split import AnyImages, Split
+from tl.data.split import AnyImages, Split, file_of
 from tl.data.streams import Batch, Sampler
 
 
@@ -63,7 +63,6 @@ class FeatureStream:
             if self._any_bad:
                 bad = [(i, why) for number, i in wanted if (why := self._why_bad(number, i))]
             good = [key for key in wanted if not self._why_bad(*key)] if bad else wanted
-            names = self.features.split.names
             # A process cannot sit a step out: with nothing to take it gets one row of weight 0.
             rounds, numbers = zip(*(good or [(keys[0][0], 0)]), strict=True)
             ids = torch.tensor(numbers)
@@ -74,7 +73,7 @@ class FeatureStream:
                 "id": ids if good else torch.tensor([PADDING]),
                 "round": torch.tensor(rounds),
                 "weight": torch.full((len(ids),), 1.0 if good else 0.0),
-                "bad": [(names[i], why) for i, why in bad],
+                "bad": [(file_of(self.features.split, i), why) for i, why in bad],
                 "start": self.features.start,
             }
 
