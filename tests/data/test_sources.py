@@ -1,6 +1,7 @@
 """From a name in the config to a source; classes and seeded subsets; splits as properties."""
 
 import pickle
+import subprocess
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tl.config import DataConfig
+from tl.data import digits
 from tl.data.sources import open_source
 from tl.data.split import Source, Split, fingerprint, hold_out, keep_some
 from tl.errors import UserError
@@ -125,6 +127,25 @@ def test_digits_keep_their_pixels_scaled_to_a_byte():
     for channel in range(3):
         got = np.asarray(image)[..., channel]
         assert np.abs(got - raw.images[index] * 255 / 16).max() <= 0.5
+
+
+@pytest.mark.parametrize("file", [digits.FILE, "no such file"])
+def test_digits_are_read_as_scikit_learn_reads_them(monkeypatch, file):
+    """From its file, and by itself where its file is not where we look."""
+    from sklearn.datasets import load_digits
+
+    monkeypatch.setattr(digits, "FILE", file)
+    (grey, labels), raw = digits._load(), load_digits()
+    np.testing.assert_array_equal(grey, raw.images)
+    np.testing.assert_array_equal(labels, raw.target)
+    assert labels.dtype == np.int64
+
+
+def test_digits_import_no_scikit_learn():
+    """It takes each process more than a second."""
+    code = "import sys; from tl.data import digits; digits._load(); print('sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_a_root_means_folders(tmp_path):
