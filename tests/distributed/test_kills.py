@@ -89,8 +89,8 @@ def kill_all(processes: list[Any]) -> None:
         process.join()
 
 
-def finish(run_dir: Path, steps: int) -> None:
-    with started(run_dir, steps) as processes:
+def finish(run_dir: Path, steps: int, *overrides: str) -> None:
+    with started(run_dir, steps, *overrides) as processes:
         for process in processes:
             process.join(timeout=200)
         assert [process.exitcode for process in processes] == [0] * WORLD_SIZE
@@ -135,7 +135,7 @@ def record(run_dir: Path) -> list[dict[str, Any]]:
 def kill_and_go_on(folder: Path, kills: int, steps: int, seed: int) -> int:
     """Kill a run so many times, let it end, and compare; returns how many fell into a write."""
     draw = random.Random(seed)
-    finish(folder / "whole", steps)
+    finish(folder / "whole", steps, f"checkpoint.every_steps={steps}")
     cut, while_writing, done = folder / "cut", 0, 0
     while done < kills:
         with started(cut, steps) as processes:

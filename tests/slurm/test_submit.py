@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from slurm_cluster import NETWORK, Cluster, summary
 
 from launch import submit as command
@@ -89,20 +90,17 @@ def test_an_argument_of_the_run_reaches_it_as_it_is(value: str, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "value", ["$(touch SENTINEL)", "x; touch SENTINEL", "'\"` touch SENTINEL `"]
-)
-def test_a_real_job_gives_its_run_the_arguments_as_they_are(cluster: Cluster, value: str) -> None:
-    quoted = value.replace("'", "''")
-    name = f"tracking.wandb.name='{quoted}'"
+def test_a_real_job_gives_its_run_the_arguments_as_they_are(cluster: Cluster) -> None:
+    hostile = ["$(touch SENTINEL)", "x; touch SENTINEL", "'\"` touch SENTINEL `"]
+    name, group, tag = ("'" + value.replace("'", "''") + "'" for value in hostile)
+    keys = [f"tracking.wandb.{k}" for k in (f"name={name}", f"group={group}", f"tags=[{tag}]")]
     script = Path(__file__).parents[2] / "slurm" / "cpu.sbatch"
-    job = cluster.submit(
-        str(script), *NETWORK, "steps=1", name, f"run_dir=of {value.replace('/', '')}"
-    )
+    run_dir = cluster.folder / f"of {' '.join(hostile)}"
+    job = cluster.submit(str(script), *NETWORK, "steps=1", *keys, f"run_dir={run_dir.name}")
     assert cluster.wait(job) == "COMPLETED", cluster.logs()
-    [run_dir] = cluster.folder.glob("of *")
-    assert run_dir.name == f"of {value}"
     assert summary(run_dir)["steps"] == 1
+    asked = yaml.safe_load((run_dir / "config.yaml").read_text())["tracking"]["wandb"]
+    assert [asked["name"], asked["group"], *asked["tags"]] == hostile
     assert not list(cluster.folder.rglob("SENTINEL"))
 
 
