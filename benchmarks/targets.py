@@ -25,6 +25,9 @@ TARGETS = {
     "finetune_peers": Target(
         "fine-tuning, whole command, times faster than the fastest peer", at_least=1.5
     ),
+    "finetune_by_python": Target(
+        "the same, both started by python, without a launcher", at_least=1.5
+    ),
     "finetune_limit": Target(
         "fine-tuning, images/s in training, share of a training step on images in memory",
         at_least=0.9,

@@ -260,6 +260,7 @@ def every_contender_fine_tunes(part: dict[str, Any]) -> None:
     assert limit["images_per_second"][0] > 0
     assert list(part["rows"]) == [
         "this project",
+        "this project, by python",
         "plain PyTorch loop",
         "Accelerate's example",
         "Lightning",
@@ -274,7 +275,7 @@ def every_contender_fine_tunes(part: dict[str, Any]) -> None:
 
 # What a quick run of some parts can say.
 QUICK = {
-    "finetune": {"finetune_peers", "finetune_limit"},
+    "finetune": {"finetune_peers", "finetune_by_python", "finetune_limit"},
     "head,limits": {
         "head_cold",
         "head_warm",
