@@ -13,7 +13,6 @@ from tl.command import (
     at_least,
     exit_code,
     is_main_process,
-    let_idle_threads_sleep,
     split_config,
 )
 
@@ -78,7 +77,6 @@ def _run(arguments: argparse.Namespace) -> int:
     loaded = config_arguments.load(file, overrides)
 
     # Only now: torch and its company take seconds to import.
-    let_idle_threads_sleep()
     try:
         from tl.engine import quickstart
         from tl.engine.doctor.examine import examine

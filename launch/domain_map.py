@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tl.command import Parser, at_least, exit_code, let_idle_threads_sleep
+from tl.command import Parser, at_least, exit_code
 
 EPILOG = """\
 Before is the network as the run began, behind its last stage that was not random then; after is the
@@ -77,7 +77,6 @@ def _run(arguments: argparse.Namespace) -> None:
         )
 
     # Only now: torch and its company take seconds to import.
-    let_idle_threads_sleep()
     from tl.engine.domain_map import map_domains
 
     map_domains(asked, arguments.images)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tl.command import Parser, at_least, exit_code, let_idle_threads_sleep, split_config
+from tl.command import Parser, at_least, exit_code, split_config
 
 EPILOG = """\
 CONFIG.yaml and key.path=value are those of `tl train`. Its first phase is trained for N steps while
@@ -72,7 +72,6 @@ def _run(arguments: argparse.Namespace) -> None:
     loaded = config_arguments.load(file, overrides)
 
     # Only now: torch and its company take seconds to import.
-    let_idle_threads_sleep()
     from tl.engine.find_lr import find_lr
 
     find_lr(loaded, steps=arguments.steps, lr_min=lr_min, lr_max=lr_max, output=output)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tl.command import Parser, exit_code, let_idle_threads_sleep, split_config
+from tl.command import Parser, exit_code, split_config
 
 EPILOG = """\
 CONFIG.yaml and key.path=value are those of `tl train`. To be called on a login node, which has a
@@ -50,7 +50,6 @@ def _run(arguments: argparse.Namespace) -> None:
     loaded = config_arguments.load(file, overrides)
 
     # Only now: torch and its company take seconds to import.
-    let_idle_threads_sleep()
     from tl.engine.prefetch import prefetch
 
     found = prefetch(loaded)

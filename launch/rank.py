@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tl.command import Parser, at_least, exit_code, let_idle_threads_sleep, split_config
+from tl.command import Parser, at_least, exit_code, split_config
 
 EPILOG = """\
 CONFIG.yaml and key.path=value are those of `tl train`; they say which data, and how images are
@@ -72,7 +72,6 @@ def _run(arguments: argparse.Namespace) -> None:
     loaded = config_arguments.load(file, overrides)
 
     # Only now: torch and its company take seconds to import.
-    let_idle_threads_sleep()
     from tl.engine.rank import rank
 
     rank(

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from tl.command import Parser, exit_code, let_idle_threads_sleep
+from tl.command import Parser, exit_code
 
 EXAMPLES = """\
 examples:
@@ -64,7 +64,6 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"# {shlex.join(made.command())}")
         return
     if not arguments.no_check:
-        let_idle_threads_sleep()
         from tl.engine.submit_checks import check
 
         check(made.runs[0], made.folder, made.job.lead, print)

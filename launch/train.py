@@ -11,7 +11,6 @@ from tl.command import (
     Parser,
     exit_code,
     is_main_process,
-    let_idle_threads_sleep,
     split_config,
 )
 
@@ -77,7 +76,6 @@ def _run(arguments: argparse.Namespace) -> None:
         return
 
     # Only now: torch and its company take seconds to import.
-    let_idle_threads_sleep()
     from tl.engine import quickstart, run, runtime
 
     if quickstart.is_asked_for(file, loaded):
@@ -91,7 +89,6 @@ def _spelled_out(loaded: Loaded) -> Loaded:
     """With its phases, also where the strategy has to see network and data for that."""
     if loaded.later is None:
         return loaded
-    let_idle_threads_sleep()
     from tl.engine.strategy import spell_out_alone
 
     return spell_out_alone(loaded)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from launch.__main__ import COMMANDS, FILES
 from tl.command import BAD_INPUT, DONE, FAILURE, PREEMPTED, Parser, exit_code, split_config
 from tl.errors import LostPeer, OnOneProcessError, PeerFailed, Preempted, UserError
 
@@ -17,6 +20,25 @@ def raising(error: BaseException) -> Callable[[], None]:
         raise error
 
     return command
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_idle_threads_sleep_in_whatever_a_command_does(
+    given: str | None, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set before torch is imported, which reads it once; a user's own choice stays."""
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    seen: list[str | None] = []
+    assert exit_code(lambda: seen.append(os.environ.get("OMP_WAIT_POLICY"))) == DONE
+    assert seen == [found]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_carried_out_in_that_way(command: str) -> None:
+    file = Path(__file__).parents[1] / "launch" / f"{FILES.get(command, command)}.py"
+    assert "exit_code(" in file.with_name(file.name.replace("-", "_")).read_text("utf-8")
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

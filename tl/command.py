@@ -47,7 +47,10 @@ def exit_code(command: Callable[[], object]) -> int:
 
     A mistake of the user is found by all processes alike, and said by the main one alone. Anything
     else is said by the process that it happened to, with its rank and a traceback.
+
+    ``command`` is what imports torch, after what can be said without it.
     """
+    let_idle_threads_sleep()
     try:
         command()
     except UserError as error:
