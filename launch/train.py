@@ -7,12 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tl.command import (
-    Parser,
-    exit_code,
-    is_main_process,
-    split_config,
-)
+from tl.command import Parser, exit_code, is_main_process, split_config
 
 if TYPE_CHECKING:
     from tl.arguments import Loaded

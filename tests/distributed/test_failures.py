@@ -128,11 +128,11 @@ def test_a_launcher_that_sigusr1_kills_leaves_no_orphans(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_rank_stops_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "rank"), [(signal.SIGTERM, 0), (signal.SIGUSR1, 1)])
+def test_a_signal_to_one_rank_stops_all(tmp_path: Path, number: signal.Signals, rank: int) -> None:
     """Without a launcher each of four signals, to any rank, see `test_interruptions.py`."""
-    number = signal.SIGUSR1
     with started(tmp_path / "run") as job:
-        job.ranks[1].send_signal(number)
+        job.ranks[rank].send_signal(number)
         errors = job.wait(60)
         assert (job.status()["state"], job.status()["exit_code"]) == ("preempted", 75)
         assert number.name in job.status()["message"]

@@ -16,7 +16,9 @@ ARCHITECTURES = [
     "swin_t",
     "convnext_tiny",
     "mobilenet_v3_small",
+    "efficientnet_b0",
     "regnet_y_400mf",
+    "densenet121",
     "inception_v3",
 ]
 

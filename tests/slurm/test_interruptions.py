@@ -98,7 +98,7 @@ def test_two_processes_on_each_of_two_nodes_go_on_as_well(cluster: Cluster, whol
 def test_a_job_that_is_cancelled_leaves_a_checkpoint_and_does_not_queue_again(
     cluster: Cluster,
 ) -> None:
-    job, run_dir = begin(cluster, "--nodes=2", JOB_PROCESSES="1")
+    job, run_dir = begin(cluster, "--nodes=2", JOB_PROCESSES="2")
     cluster.command("scancel", job)
     assert cluster.wait(job) == "CANCELLED"
     cluster.until(lambda: not left_running(run_dir), 30, job)
@@ -125,9 +125,9 @@ def test_a_job_makes_way_for_another_one_and_goes_on_after_it(
 
 
 def test_a_rank_that_is_killed_ends_the_job_with_an_error(cluster: Cluster) -> None:
-    job, run_dir = begin(cluster, "--nodes=2", JOB_PROCESSES="1")
+    job, run_dir = begin(cluster, "--nodes=2", JOB_PROCESSES="2")
     ranks = [line for line in left_running(run_dir) if "python3 -u -m launch.train" in line]
-    assert len(ranks) == 2
+    assert len(ranks) == 4
     os.kill(int(ranks[-1].split()[0]), signal.SIGKILL)
     assert cluster.wait(job, 120) == "FAILED", cluster.logs()
     assert "the run has failed" in cluster.logs()
